@@ -268,7 +268,7 @@ pub struct Peer {
     pub vtep: u32,
     /// The network's index in `OVL_VNI_STATS`.
     pub slot: u32,
-    /// The network's UDP port, host order.
+    /// The network's UDP port, host order; 0: its packets take the kernel path.
     pub port: u16,
     /// [`flags`].
     pub flags: u16,

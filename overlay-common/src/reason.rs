@@ -114,7 +114,7 @@ reasons! {
     VxlanReserved = "vxlan_reserved" => Kernel,
     /// No network of this host has this VNI.
     UnknownVni = "unknown_vni" => Kernel,
-    /// The network uses another UDP port.
+    /// The network uses another UDP port, or the VTEP's packets take the kernel path.
     WrongPort = "wrong_port" => Kernel,
     /// The outer source address is not a peer of this network.
     UnknownPeer = "unknown_peer" => Kernel,

@@ -71,7 +71,7 @@ impl Daemon {
             return;
         }
         // Read first: a change during the dump is read the next time.
-        let version = kernel::chains_version();
+        let version = kernel::bridge_chains_version();
         if last.is_some_and(|last| version.is_some() && last.version == version) {
             return;
         }

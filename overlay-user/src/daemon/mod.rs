@@ -8,6 +8,7 @@ mod audit;
 mod devices;
 mod down;
 mod error;
+mod firewall;
 mod health;
 mod heartbeat;
 mod hooks;
@@ -23,7 +24,7 @@ mod state;
 use std::{
     collections::BTreeSet,
     future,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -53,14 +54,13 @@ use crate::{
         bpf::{Datapath, LoadError, TcFlavour},
         ledger::{AttachPoint, Fact, Ledger, Owned, PinError, PinRoot},
     },
-    kernel::{Host, HostEvent, KernelError, RuleWatch, Snapshot, XFRM_POLICIES, bridge_name},
+    kernel::{Host, HostEvent, KernelError, NFTABLES, RuleWatch, Snapshot, XFRM_POLICIES, bridge_name},
     model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, AdmissionInputs, Devices},
         tables::{Facts, PortFact, Tables},
     },
     sources::{Discovered, InitialState, Source, SourceError, SourceResult, Update},
-    sys::netns::Netns,
 };
 
 use health::{HealthTable, Part};
@@ -113,6 +113,7 @@ pub struct Daemon {
     health: HealthTable,
     hook_watch: hooks::HookWatch,
     kernel_path: kernel_path::KernelPath,
+    firewall: firewall::Firewall,
     announcer: announce::Announcer,
     state: watch::Sender<DaemonState>,
     service: service::Service,
@@ -265,6 +266,7 @@ impl Daemon {
             health: HealthTable::default(),
             hook_watch: hooks::HookWatch::default(),
             kernel_path: kernel_path::KernelPath::default(),
+            firewall: firewall::Firewall::default(),
             announcer: announce::Announcer::default(),
             state: watch::Sender::default(),
             service: service::Service::of_environment(),
@@ -338,9 +340,8 @@ impl Daemon {
     /// [`DaemonError::Host`] when the kernel's events cannot be received.
     pub async fn run(&mut self, source: &mut impl Source, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let mut events = Host::events()?;
-        let policies = Arc::new(Notify::new());
-        let here = Netns::open(Path::new("/proc/thread-self/ns/net")).map_err(KernelError::from)?;
-        let _watch = RuleWatch::open(&[XFRM_POLICIES], &here, &policies).map_err(KernelError::from)?;
+        let (policies, rules) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let _watches = [RuleWatch::here(&[XFRM_POLICIES], &policies), RuleWatch::here(&[NFTABLES], &rules)];
         let mut stop = std::pin::pin!(stop);
         // Events between the first reconciliation and the subscription were missed.
         let mut dirty = Some((Scope::Everything, Instant::now()));
@@ -364,7 +365,13 @@ impl Daemon {
                 },
                 () = policies.notified() => {
                     let (scope, at) = dirty.unwrap_or((Scope::NextHops, Instant::now() + SETTLE));
-                    dirty = Some((scope, at));
+                    dirty = Some((scope, at.min(Instant::now() + SETTLE)));
+                }
+                () = rules.notified() => {
+                    // A tool that writes many rules causes an event for each transaction.
+                    let at = Instant::now() + SETTLE;
+                    let at = self.firewall.next_read().map_or(at, |next| at.max(next));
+                    dirty = Some(dirty.unwrap_or((Scope::NextHops, at)));
                 }
                 // In this loop: while the loop hangs, the heartbeat stops and the deadline expires.
                 () = self.heartbeat.due() => self.extend_deadline(),

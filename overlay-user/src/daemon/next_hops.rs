@@ -13,10 +13,13 @@ use super::{Daemon, DaemonError};
 use crate::{
     kernel::{self, Link, NextHop, Obstacle, RouteQuery, Snapshot},
     model::{Finding, HostNetworks, View, network::Tunnel},
-    plan::tables::{self, Facts, Hop, KernelPath},
+    plan::{
+        outer_path::OuterPacket,
+        tables::{self, Facts, Hop, KernelPath},
+    },
 };
 
-/// A VTEP to which packets take the kernel path.
+/// A VTEP to or from which packets take the kernel path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unresolved {
     /// Its address.
@@ -85,8 +88,77 @@ impl Daemon {
                 debug!("cannot probe the next hop to {vtep}: {error}");
             }
         }
+        let received = self.judge_outer_packets(underlay, local, snapshot, facts, &mut obstacles).await?;
         let paths = tables::kernel_paths(view, networks, facts);
-        Ok(NextHops { gateways, unresolved: paths.into_iter().filter_map(|path| obstacles.of(path, facts)).collect() })
+        let unresolved = paths.into_iter().filter_map(|path| obstacles.of(path, facts)).chain(received).collect();
+        Ok(NextHops { gateways, unresolved })
+    }
+
+    /// Asks the host's firewall and its reverse-path filter about the outer packets of all networks. Returns the VTEPs
+    /// whose received packets take the kernel path.
+    async fn judge_outer_packets(
+        &self,
+        underlay: &Link,
+        local: VtepAddr,
+        snapshot: &Snapshot,
+        facts: &mut Facts,
+        obstacles: &mut Obstacles,
+    ) -> Result<Vec<Unresolved>, DaemonError> {
+        let links = snapshot.links().await?;
+        let (mut sent, mut received) = (BTreeMap::new(), BTreeMap::new());
+        for Sender { vni, port, is_managed, vteps, .. } in
+            senders(self.inputs.view.as_ref(), &self.networks, local, underlay)
+        {
+            for vtep in vteps {
+                let packet = |is_received, device: &Link| OuterPacket {
+                    is_received,
+                    local,
+                    vtep,
+                    port,
+                    vni: self.firewall.vni(vni),
+                    device: (device.name.clone(), device.index),
+                };
+                received.insert((vni, vtep), packet(true, underlay));
+                let hop = facts.queries.get(&vni).and_then(|query| facts.next_hops.get(&(*query, vtep)));
+                let device = hop.and_then(|hop| links.iter().find(|link| link.index == hop.ifindex));
+                sent.extend(device.map(|device| ((vni, vtep), (is_managed, packet(false, device)))));
+            }
+        }
+        let packets = sent.values().map(|(_, packet)| packet.clone());
+        let refused = self.firewall.refused(packets, &self.host, snapshot).await?;
+        // The entry of a VTEP in the maps has one route for all managed networks.
+        let of_managed = sent.values().filter(|(is_managed, _)| *is_managed).filter_map(|(_, packet)| {
+            let obstacle = refused.get(&(packet.vtep, packet.port, packet.vni))?;
+            Some(((packet.vtep, packet.port), obstacle.clone()))
+        });
+        let of_managed: BTreeMap<_, _> = of_managed.collect();
+        for ((vni, vtep), (is_managed, packet)) in sent {
+            let by_rules = refused.get(&(vtep, packet.port, packet.vni)).cloned();
+            let of_others = || of_managed.get(&(vtep, packet.port)).filter(|_| is_managed).cloned();
+            if let Some(obstacle) = by_rules.or_else(of_others) {
+                facts.not_sent.insert((vni, vtep));
+                obstacles.of_packets.insert((vni, vtep), obstacle);
+            }
+        }
+        let vteps = received.keys().map(|(_, vtep)| *vtep).collect();
+        let filtered = self.host.filtered_reverse_paths(underlay, local, vteps).await?;
+        let mut refused = self.firewall.refused(received.values().cloned(), &self.host, snapshot).await?;
+        for ((vni, vtep), packet) in received {
+            let key = (vtep, packet.port, packet.vni);
+            if let Some(obstacle) = filtered.get(&vtep) {
+                refused.entry(key).or_insert_with(|| obstacle.clone());
+            }
+            if refused.contains_key(&key) {
+                facts.not_received.insert((vni, vtep));
+            }
+        }
+        let unresolved = |((vtep, port, vni), obstacle): (_, Obstacle)| Unresolved {
+            vtep,
+            port,
+            vni,
+            finding: Finding::new(object(vni, vtep), obstacle.problem, obstacle.remedy),
+        };
+        Ok(refused.into_iter().map(unresolved).collect())
     }
 }
 
@@ -95,6 +167,13 @@ impl Daemon {
 struct Obstacles {
     of_networks: BTreeMap<Vni, Obstacle>,
     of_vteps: BTreeMap<(RouteQuery, VtepAddr), Obstacle>,
+    /// By the host's rules.
+    of_packets: BTreeMap<(Vni, VtepAddr), Obstacle>,
+}
+
+/// The object of a finding about a VTEP, in all networks or in one.
+fn object(vni: Option<Vni>, vtep: VtepAddr) -> String {
+    vni.map_or_else(|| format!("VTEP {vtep}"), |vni| format!("VNI {vni} VTEP {vtep}"))
 }
 
 impl Obstacles {
@@ -102,16 +181,22 @@ impl Obstacles {
         let KernelPath { vtep, port, vni, chosen } = path;
         let of = vni.unwrap_or(chosen);
         let of_vtep = || self.of_vteps.get(&(*facts.queries.get(&of)?, vtep));
-        let (object, obstacle) = match (vni, self.of_networks.get(&of).or_else(of_vtep)) {
-            (None, obstacle) => (format!("VTEP {vtep}"), obstacle?.clone()),
-            (Some(vni), Some(obstacle)) => (format!("VNI {vni} VTEP {vtep}"), obstacle.clone()),
-            (Some(vni), None) => {
+        let found = self.of_networks.get(&of).or_else(of_vtep).or_else(|| self.of_packets.get(&(of, vtep)));
+        let obstacle = match (vni, found) {
+            (None, obstacle) => obstacle?.clone(),
+            (Some(_), Some(obstacle)) => obstacle.clone(),
+            (Some(_), None) => {
                 let problem = format!("its packets do not take the route of VNI {chosen}, which is in the maps");
                 let remedy = "give both networks the same `local`, `ttl`, VRF and route";
-                (format!("VNI {vni} VTEP {vtep}"), Obstacle::new(problem, remedy))
+                Obstacle::new(problem, remedy)
             }
         };
-        Some(Unresolved { vtep, port, vni, finding: Finding::new(object, obstacle.problem, obstacle.remedy) })
+        Some(Unresolved {
+            vtep,
+            port,
+            vni,
+            finding: Finding::new(object(vni, vtep), obstacle.problem, obstacle.remedy),
+        })
     }
 }
 
@@ -119,6 +204,7 @@ impl Obstacles {
 struct Sender {
     vni: Vni,
     port: u16,
+    is_managed: bool,
     tunnel: Tunnel,
     vteps: BTreeSet<VtepAddr>,
 }
@@ -136,12 +222,14 @@ fn senders<'n>(
     let managed = view.into_iter().flat_map(View::networks).map(move |(vni, network)| Sender {
         vni: *vni,
         port: network.network().port,
+        is_managed: true,
         tunnel,
         vteps: network.remote().hosts().collect(),
     });
     let external = networks.accelerated().map(|(vni, network, external)| Sender {
         vni,
         port: network.port,
+        is_managed: false,
         tunnel: external.tunnel,
         vteps: external.remote.values().chain(&external.peers).copied().collect(),
     });
@@ -192,7 +280,8 @@ mod tests {
         let links =
             [link(2, "enp0s3", "dummy", Some(3)), link(3, "blue", "vrf", None), link(4, "enp0s8", "dummy", None)];
         let tunnel = Tunnel { local: Some(HERE), device, ttl: 0, source_ports: (40_000, 40_010), udp_checksum: false };
-        let sender = Sender { vni: Vni::new(1).unwrap(), port: 4789, tunnel, vteps: BTreeSet::new() };
+        let sender =
+            Sender { vni: Vni::new(1).unwrap(), port: 4789, is_managed: false, tunnel, vteps: BTreeSet::new() };
         query(&sender, &links, sockets)
     }
 

@@ -59,6 +59,7 @@ impl Daemon {
         scope: Scope,
         extent: Extent,
     ) -> Result<(), DaemonError> {
+        self.firewall.refresh().await;
         let underlay = self.observe(snapshot).await?;
         let (mut plan, mut absent, mut created) = (HostChanges::default(), BTreeSet::new(), Ok(()));
         if scope == Scope::Everything {

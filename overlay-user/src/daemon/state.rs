@@ -36,7 +36,7 @@ pub struct DaemonState {
     pub kernel_path: Vec<Finding>,
     /// All networks of this host with their admission.
     pub networks: Arc<HostNetworks>,
-    /// The VTEPs to which packets take the kernel path.
+    /// The VTEPs to or from which packets take the kernel path.
     pub unresolved: Vec<Unresolved>,
     /// The connection to Docker.
     pub docker: DockerState,

@@ -35,10 +35,15 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const MESSAGE_BUFFER: usize = 64 << 10;
 
 /// Groups of changes that route lookups depend on.
-pub(crate) const ROUTING: [MulticastGroup; 4] =
-    [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Rule, MulticastGroup::Nexthop];
-/// `RTM_NEWROUTE`, `RTM_DELROUTE`, `RTM_NEWRULE`, `RTM_DELRULE`, `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`.
-const ROUTING_TYPES: [u16; 6] = [24, 25, 32, 33, 104, 105];
+pub(crate) const ROUTING: [MulticastGroup; 5] = [
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Nexthop,
+];
+/// `RTM_NEWROUTE`, `RTM_DELROUTE`, `RTM_NEWRULE`, `RTM_DELRULE`, `RTM_NEWNETCONF`, `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`.
+const ROUTING_TYPES: [u16; 7] = [24, 25, 32, 33, 80, 104, 105];
 
 /// A change by any program, including this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +71,7 @@ pub(crate) enum HostEvent {
         /// The device.
         ifindex: u32,
     },
-    /// An IPv4 route, rule or nexthop object was added, changed or removed.
+    /// An IPv4 route, rule or nexthop object was added, changed or removed, or a sysctl such as `rp_filter`.
     Route,
     /// A qdisc or filter was added, changed or removed.
     TrafficControl,
@@ -197,8 +202,8 @@ impl Events {
 }
 
 impl Host {
-    /// Opens a stream of changes of links, IPv4 neighbours, addresses, routes, rules and nexthop objects in the calling thread's network
-    /// namespace. FDB entries are not included. The stream ends only if the socket fails.
+    /// Opens a stream of changes of links, IPv4 neighbours, addresses, routes, rules and nexthop objects in the
+    /// calling thread's network namespace. FDB entries are not included. The stream ends only if the socket fails.
     ///
     /// # Errors
     /// [`KernelError::Socket`].

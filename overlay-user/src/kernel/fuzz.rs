@@ -1,5 +1,7 @@
 //! Fuzz target: arbitrary bytes as netlink messages.
 
+use std::collections::BTreeMap;
+
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_core::NetlinkPayload;
 
@@ -39,7 +41,11 @@ pub fn netlink(bytes: &[u8]) {
         b'c' | b'n' => {
             let message = [(0, body.to_vec())];
             let (chains, rules): (&[_], &[_]) = if *reader == b'c' { (&message, &[]) } else { (&[], &message) };
-            drop((nft::read(chains, rules, |_, _| None), chains::nft::read(chains, rules)));
+            drop((nft::read(chains, rules, |_, _| None), chains::nft::read(chains, rules, &BTreeMap::new())));
+        }
+        b'e' => {
+            let message = [(0, body.to_vec())];
+            drop([false, true].map(|is_interval| chains::set::elements(&message, is_interval)));
         }
         b's' => drop(nft::vnis_of(body, &[(0, body.to_vec())])),
         b'x' => drop((xfrm::mark(body), xfrm::blocks(body))),

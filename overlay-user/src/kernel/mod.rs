@@ -6,6 +6,7 @@
 //! | `reader` | [`Reader`]: reads the tables of any namespace |
 //! | `links`, `link_info`, `fdb` | links, their addresses and options; FDB and neighbour entries |
 //! | `query`, `route`, `rule`, `udp`, `nexthop` | route lookups as VXLAN devices make them; the next hops |
+//! | `reverse_path` | which VTEPs the reverse-path filter drops |
 //! | `events`, `rule_watch` | [`HostEvent`], [`RuleWatch`]: changes of the tables and of the rules |
 //! | `options` | which attributes of links may have which value |
 //! | `netfilter`, `xfrm`, `qdisc` | rules, policies and traffic control that apply to packets |
@@ -28,6 +29,7 @@ mod options;
 mod qdisc;
 mod query;
 mod reader;
+mod reverse_path;
 mod route;
 mod rule;
 mod rule_watch;
@@ -50,10 +52,9 @@ pub use names::veth_name;
 pub(crate) use names::{ALIAS_PREFIX, bridge_name, shim_name, vxlan_name};
 #[cfg(test)]
 pub(crate) use netfilter::Mark;
-#[cfg(test)]
-pub(crate) use netfilter::chains::{Base, Interface};
 pub(crate) use netfilter::chains::{
-    BridgeChains, Chain, ChainRule, ChainTable, Test, Tool, Verdict, bridge_chains, bridge_nf, chains_version,
+    Base, BridgeChains, Chain, ChainRule, ChainTable, Chains, Effect, Field, Interface, Test, Tool, Verdict,
+    bridge_chains, bridge_chains_version, bridge_nf, chains, chains_version,
 };
 pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, NetfilterTable, netfilter};
 pub(crate) use nexthop::NextHop;

@@ -72,8 +72,8 @@ impl Reader {
         vtep: VtepAddr,
     ) -> Result<Result<Route, Obstacle>, KernelError> {
         let (path, entry) = match (
-            self.look_up(query, vtep, RouteFlags::empty())?,
-            self.look_up(query, vtep, RouteFlags::FibMatch | RouteFlags::LookupTable)?,
+            self.look_up(vtep, request(query, vtep, RouteFlags::empty()))?,
+            self.look_up(vtep, request(query, vtep, RouteFlags::FibMatch | RouteFlags::LookupTable))?,
         ) {
             (Ok(path), Ok(entry)) => (path, entry),
             (Err(obstacle), _) | (_, Err(obstacle)) => return Ok(Err(obstacle)),
@@ -92,18 +92,33 @@ impl Reader {
     /// # Errors
     /// [`KernelError::Netlink`].
     pub(crate) fn source(&self, query: RouteQuery, vtep: VtepAddr) -> Result<Option<(u32, VtepAddr)>, KernelError> {
-        let path = self.look_up(query, vtep, RouteFlags::empty())?;
+        let path = self.look_up(vtep, request(query, vtep, RouteFlags::empty()))?;
         Ok(path.ok().and_then(|path| path.oif.zip(path.source)))
     }
 
-    /// The answer to a lookup. The inner error is a route that rejects packets, or none.
-    fn look_up(
+    /// The device of packets to a VTEP from an address of this host, whatever their protocol and ports, as the
+    /// reverse-path filter looks it up (`__fib_validate_source` in net/ipv4/fib_frontend.c).
+    ///
+    /// # Errors
+    /// [`KernelError::Netlink`].
+    pub(super) fn reverse(
         &self,
-        query: RouteQuery,
+        local: VtepAddr,
         vtep: VtepAddr,
-        flags: RouteFlags,
-    ) -> Result<Result<Answer, Obstacle>, KernelError> {
-        let request = RouteNetlinkMessage::GetRoute(request(query, vtep, flags));
+    ) -> Result<Result<Option<u32>, Obstacle>, KernelError> {
+        let query = RouteQuery { source: Some(local), port: 0, source_ports: (0, 0) };
+        let mut request = request(query, vtep, RouteFlags::empty());
+        let is_transport = |attribute: &RouteAttribute| {
+            matches!(attribute, RouteAttribute::IpProto(_) | RouteAttribute::Sport(_) | RouteAttribute::Dport(_))
+        };
+        request.attributes.retain(|attribute| !is_transport(attribute));
+        let answer = self.look_up(vtep, request)?;
+        Ok(answer.and_then(|answer| answer.obstacle.map_or(Ok(answer.oif), Err)))
+    }
+
+    /// The answer to a lookup. The inner error is a route that rejects packets, or none.
+    fn look_up(&self, vtep: VtepAddr, request: RouteMessage) -> Result<Result<Answer, Obstacle>, KernelError> {
+        let request = RouteNetlinkMessage::GetRoute(request);
         match self.get_raw(request.message_type(), &body(&request)) {
             Ok((_, answer)) => Ok(Ok(Answer::new(&answer))),
             Err(error) => match unroutable(&error) {

@@ -65,7 +65,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub(super) fn rules(&self) -> Result<Vec<Rule>, KernelError> {
+    pub(crate) fn rules(&self) -> Result<Vec<Rule>, KernelError> {
         /// `RTM_GETRULE`.
         const GET: u16 = 34;
         let mut header = [0; Rule::HEADER];
@@ -137,6 +137,21 @@ impl Rule {
             format!("the routing rule {} selects by {selector}, which the programs do not evaluate", self.priority),
             format!("keep the kernel path, or remove the rule (`ip rule del pref {}`)", self.priority),
         )
+    }
+
+    /// Why a lookup for packets with a mark may differ from one without; `None`: the mark is not known.
+    pub(crate) fn by_mark(&self, mark: Option<u32>) -> Option<String> {
+        let mask = self.mask.filter(|mask| *mask != 0)?;
+        let is_same = mark.is_some_and(|mark| (mark & mask == self.mark) == (self.mark == 0));
+        (!is_same).then(|| format!("the routing rule {} selects by marks", self.priority))
+    }
+
+    /// Whether the rule selects by protocol or ports, or by what is not known.
+    pub(super) fn selects_transport(&self) -> bool {
+        self.protocol.is_some()
+            || self.source_ports.is_some()
+            || self.destination_ports.is_some()
+            || self.unknown.is_some()
     }
 
     /// Whether a lookup may have found its result in `table` by this rule.

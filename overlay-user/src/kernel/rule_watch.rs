@@ -48,14 +48,23 @@ impl RuleWatch {
     /// [`NetnsError`] if the namespace cannot be entered.
     pub(crate) fn open(of: &[RuleEvents], netns: &Netns, wake: &Arc<Notify>) -> Result<Self, NetnsError> {
         let runtime = Handle::current();
-        let sockets: Vec<_> = netns.within(|| {
+        let sockets = netns.within(|| {
             let _guard = runtime.enter();
-            of.iter().filter_map(|of| Some((of.subscribe().ok()?, *of))).collect()
+            subscribe(of)
         })?;
+        Ok(Self::spawn(sockets, wake))
+    }
+
+    /// [`Self::open`] in the calling thread's namespace, which needs no capability to enter it.
+    pub(crate) fn here(of: &[RuleEvents], wake: &Arc<Notify>) -> Self {
+        Self::spawn(subscribe(of), wake)
+    }
+
+    fn spawn(sockets: Vec<(TokioSocket, RuleEvents)>, wake: &Arc<Notify>) -> Self {
         let changed = Arc::new(AtomicBool::new(true));
-        let listen = |(socket, of)| runtime.spawn(listen(socket, of, Arc::clone(&changed), Arc::clone(wake)));
+        let listen = |(socket, of)| tokio::spawn(listen(socket, of, Arc::clone(&changed), Arc::clone(wake)));
         let tasks = sockets.into_iter().map(|socket| listen(socket).abort_handle()).collect();
-        Ok(Self { changed, tasks })
+        Self { changed, tasks }
     }
 
     /// Whether the rules changed since the last call. True at the first call.
@@ -76,6 +85,10 @@ impl RuleEvents {
         socket.socket_mut().bind(&SocketAddr::new(0, 1 << (self.group - 1)))?;
         Ok(socket)
     }
+}
+
+fn subscribe(of: &[RuleEvents]) -> Vec<(TokioSocket, RuleEvents)> {
+    of.iter().filter_map(|of| Some((of.subscribe().ok()?, *of))).collect()
 }
 
 async fn listen(socket: TokioSocket, of: RuleEvents, changed: Arc<AtomicBool>, wake: Arc<Notify>) {

@@ -46,6 +46,10 @@ pub(crate) struct Facts {
     pub queries: BTreeMap<Vni, RouteQuery>,
     /// Resolved next hops, by route lookup and VTEP.
     pub next_hops: BTreeMap<(RouteQuery, VtepAddr), Hop>,
+    /// VTEPs of networks to which packets take the kernel path, because the host's rules do not plainly accept them.
+    pub not_sent: BTreeSet<(Vni, VtepAddr)>,
+    /// VTEPs of networks from which packets take the kernel path.
+    pub not_received: BTreeSet<(Vni, VtepAddr)>,
 }
 
 /// A host-side interface.
@@ -258,7 +262,7 @@ impl<'a> Templates<'a> {
 
     /// The value for the packets of one network.
     fn value(&self, path: Path) -> Vtep {
-        let is_sent = !(path.is_managed && self.facts.xfrm);
+        let is_sent = !(path.is_managed && self.facts.xfrm) && !self.facts.not_sent.contains(&(path.vni, path.vtep));
         let query = self.facts.queries.get(&path.vni).filter(|_| is_sent);
         let hop = query.and_then(|query| self.facts.next_hops.get(&(*query, path.vtep)));
         let mut outer = OuterHeader::template(self.local.octets(), path.vtep.octets(), path.port);
@@ -338,8 +342,10 @@ impl<'a> Builder<'a> {
     }
 
     fn peer(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network) {
+        // No packet has the UDP port 0, so that all take the kernel path.
+        let port = if self.facts.not_received.contains(&(vni, address)) { 0 } else { network.port };
         // `flags::STRICT`, the only one, fits.
-        let peer = Peer { vtep, slot: network.slot, port: network.port, flags: network.flags as u16 };
+        let peer = Peer { vtep, slot: network.slot, port, flags: network.flags as u16 };
         self.tables.peers.insert(peer_key(vni, address), peer);
     }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
+use super::packet::{Known, Match};
 use crate::{
-    kernel::{BridgeChains, Chain, ChainRule, ChainTable, NetfilterHook, Test, Tool, Verdict, bridge_name},
+    kernel::{BridgeChains, Chain, ChainTable, Field, NetfilterHook, Tool, Verdict, bridge_name},
     model::{Finding, NetworkSpec},
 };
 
@@ -14,7 +15,7 @@ use crate::{
 const DOCKER_USER: &str = "DOCKER-USER";
 
 /// Deepest nesting of chains (`NFT_JUMP_STACK_SIZE`).
-const DEPTH: usize = 16;
+pub(super) const DEPTH: usize = 16;
 
 /// The rules that drop packets of these networks, one finding for each network and chain. `true`: an option of the
 /// network's bridge passes its packets to the chains.
@@ -28,11 +29,11 @@ pub(crate) fn findings<'a>(
         let versions = [(4, chains.ipv4 || is_passed), (6, chains.ipv6 || is_passed)];
         for table in &chains.tables {
             for (name, chain) in &table.chains {
-                let Some(base) = chain.base else { continue };
+                let Some(base) = &chain.base else { continue };
                 let seen = versions.into_iter().filter(|(version, is_on)| *is_on && table.tool.sees(*version));
                 let dropped = seen.filter_map(|(version, _)| {
-                    let packet = Packet { version, hook: base.hook, bridge: &bridge, subnet: network.subnet };
-                    Walk::new(&table.chains, &packet).base(name, base.drops)
+                    let packet = bridged(version, base.hook, &bridge, network.subnet);
+                    Walk::new(&table.chains, &packet).base(name, base.hook, base.drops)
                 });
                 // One rule of nft accepts both versions.
                 findings.extend(dropped.min().map(|drop| {
@@ -53,14 +54,27 @@ pub(crate) fn findings<'a>(
     findings
 }
 
-/// A packet that a bridge forwards from one port to another.
-struct Packet<'a> {
-    /// 4 or 6.
-    version: u8,
-    hook: NetfilterHook,
-    bridge: &'a str,
-    /// Of its addresses, if it is IPv4.
-    subnet: Ipv4Net,
+/// Packets that a bridge forwards from one port to another. The other interface is not known at some hooks.
+fn bridged(version: u8, hook: NetfilterHook, bridge: &str, subnet: Ipv4Net) -> Known<'_> {
+    let name = |is_known: bool| Some(if is_known { bridge } else { "" });
+    let mut packet = Known {
+        input: name(hook != NetfilterHook::Postrouting),
+        output: name(hook != NetfilterHook::Prerouting),
+        is_bridged: true,
+        ..Known::default()
+    };
+    packet.set(Field::Family, family(version));
+    if version == 4 {
+        let addresses = (subnet.network().to_bits(), subnet.netmask().to_bits());
+        packet.numbers.extend([Field::Source, Field::Destination].map(|field| (field, addresses)));
+    }
+    packet
+}
+
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+fn family(version: u8) -> u32 {
+    let family = if version == 4 { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 };
+    family.cast_unsigned()
 }
 
 /// Packets of a network that a chain drops. The certain drop is the least.
@@ -81,14 +95,6 @@ enum Packets {
     Some,
 }
 
-/// Which packets of a network a rule matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Match {
-    None,
-    Some,
-    All,
-}
-
 /// The end of a chain.
 enum End {
     Accepted,
@@ -99,14 +105,14 @@ enum End {
 /// The way of a packet through the chains of a hook.
 struct Walk<'a> {
     chains: &'a BTreeMap<String, Chain>,
-    packet: &'a Packet<'a>,
+    packet: &'a Known<'a>,
     passed_docker_user: bool,
     dropped: Option<Dropped>,
 }
 
 impl Tool {
     /// Whether the table sees packets of this IP version.
-    fn sees(self, wanted: u8) -> bool {
+    pub(super) fn sees(self, wanted: u8) -> bool {
         match self {
             Self::Iptables { version, .. } => version == wanted,
             Self::Nft { version, .. } => version.is_none_or(|version| version == wanted),
@@ -114,45 +120,15 @@ impl Tool {
     }
 }
 
-impl Packet<'_> {
-    fn matches(&self, rule: &ChainRule) -> Match {
-        rule.tests.iter().map(|test| self.passes(test)).min().unwrap_or(Match::All)
-    }
-
-    fn passes(&self, test: &Test) -> Match {
-        let certain = |is_match: bool| if is_match { Match::All } else { Match::None };
-        let address = |network: &Ipv4Net, is_inverted: bool| {
-            if self.version == 4 && network.contains(&self.subnet) {
-                certain(!is_inverted)
-            } else if self.version == 4 && !self.subnet.contains(&network.network()) {
-                certain(is_inverted)
-            } else {
-                Match::Some
-            }
-        };
-        match test {
-            // The other interface is not known at these hooks.
-            Test::Input(_) if self.hook == NetfilterHook::Postrouting => Match::None,
-            Test::Output(_) if self.hook == NetfilterHook::Prerouting => Match::None,
-            Test::Input(interface) | Test::Output(interface) => certain(interface.matches(self.bridge)),
-            Test::Source(network, is_inverted) | Test::Destination(network, is_inverted) => {
-                address(network, *is_inverted)
-            }
-            Test::Version(version) => certain(self.version == *version),
-            Test::State | Test::Other => Match::Some,
-        }
-    }
-}
-
 impl<'a> Walk<'a> {
-    fn new(chains: &'a BTreeMap<String, Chain>, packet: &'a Packet<'a>) -> Self {
+    fn new(chains: &'a BTreeMap<String, Chain>, packet: &'a Known<'a>) -> Self {
         Self { chains, packet, passed_docker_user: false, dropped: None }
     }
 
     /// The packets that a chain at a hook drops.
-    fn base(mut self, name: &str, drops: bool) -> Option<Dropped> {
+    fn base(mut self, name: &str, hook: NetfilterHook, drops: bool) -> Option<Dropped> {
         let on_path = [NetfilterHook::Prerouting, NetfilterHook::Forward, NetfilterHook::Postrouting];
-        if !on_path.contains(&self.packet.hook) {
+        if !on_path.contains(&hook) {
             return None;
         }
         match self.chain(name, Packets::All, 0) {
@@ -169,7 +145,7 @@ impl<'a> Walk<'a> {
             let packets = match self.packet.matches(rule) {
                 Match::None => continue,
                 Match::All => packets,
-                Match::Some if rule.tests.contains(&Test::State) => packets.max(Packets::Untracked),
+                Match::Some if rule.tests.iter().any(|test| test.asks(Field::State)) => packets.max(Packets::Untracked),
                 Match::Some => packets.max(Packets::Some),
             };
             let end = match &rule.verdict {
@@ -206,12 +182,19 @@ impl<'a> Walk<'a> {
     }
 }
 
+impl ChainTable {
+    /// The place of a chain, for messages.
+    pub(super) fn place(&self, chain: &str) -> String {
+        match self.tool {
+            Tool::Iptables { command, .. } => format!("chain {chain} of {command} table {}", self.name),
+            Tool::Nft { family, .. } => format!("chain {chain} of nft table {family} {}", self.name),
+        }
+    }
+}
+
 impl Dropped {
     fn problem(self, table: &ChainTable, chain: &str) -> String {
-        let place = match table.tool {
-            Tool::Iptables { command, .. } => format!("chain {chain} of {command} table {}", table.name),
-            Tool::Nft { family, .. } => format!("chain {chain} of nft table {family} {}", table.name),
-        };
+        let place = table.place(chain);
         match self.packets {
             Packets::All => format!("{place} drops its packets when they fall back to the kernel path"),
             Packets::Untracked => format!(

@@ -1,7 +1,7 @@
 use overlay_common::Vni;
 
 use super::*;
-use crate::kernel::{Base, Interface};
+use crate::kernel::{Base, ChainRule, Interface, Test};
 
 fn network() -> NetworkSpec {
     NetworkSpec {
@@ -17,7 +17,16 @@ fn network() -> NetworkSpec {
 }
 
 fn rule(tests: Vec<Test>, verdict: Verdict) -> ChainRule {
-    ChainRule { tests, verdict }
+    ChainRule { tests, verdict, ..ChainRule::default() }
+}
+
+/// An invalid state.
+fn state() -> Test {
+    Test::has_bit(Field::State, 1, false)
+}
+
+fn base(hook: NetfilterHook, drops: bool) -> Base {
+    Base { hook, drops, priority: 0, is_nat: false, devices: Vec::new() }
 }
 
 fn interface(name: &str) -> Interface {
@@ -27,8 +36,8 @@ fn interface(name: &str) -> Interface {
 /// The findings with these chains of iptables; the first is at the hook FORWARD.
 fn found(drops: bool, chains: &[(&str, Vec<ChainRule>)]) -> Vec<Finding> {
     let chain = |(index, (name, rules)): (usize, &(&str, Vec<ChainRule>))| {
-        let base = (index == 0).then_some(Base { hook: NetfilterHook::Forward, drops });
-        ((*name).to_owned(), Chain { base, rules: rules.clone() })
+        let base = (index == 0).then(|| base(NetfilterHook::Forward, drops));
+        ((*name).to_owned(), Chain { base, rules: rules.clone(), ..Chain::default() })
     };
     let table = ChainTable {
         tool: Tool::Iptables { command: "iptables", version: 4 },
@@ -67,7 +76,7 @@ fn policy_drop_is_found_behind_rules_that_accept_only_some() {
 fn remedy_is_in_docker_user_only_if_it_precedes_the_drop() {
     let user = rule(vec![], Verdict::Jump(DOCKER_USER.to_owned()));
     let returns = (DOCKER_USER, vec![rule(vec![], Verdict::Return)]);
-    let invalid = rule(vec![Test::State], Verdict::Drop);
+    let invalid = rule(vec![state()], Verdict::Drop);
     let first = found(true, &[("FORWARD", vec![user.clone(), invalid.clone()]), returns.clone()]);
     assert_eq!(problem(&first), (ALL, DOCKER_USER));
     let second = found(true, &[("FORWARD", vec![invalid, user]), returns]);
@@ -76,7 +85,7 @@ fn remedy_is_in_docker_user_only_if_it_precedes_the_drop() {
 
 #[test]
 fn drop_by_state_names_connection_tracking() {
-    let invalid = rule(vec![Test::State], Verdict::Drop);
+    let invalid = rule(vec![state()], Verdict::Drop);
     let problem = &found(false, &[("FORWARD", vec![invalid])])[0].problem;
     assert!(problem.contains("connection tracking does not see the packets of the fast path"), "{problem}");
 }
@@ -106,7 +115,9 @@ fn chains_that_call_each_other_end() {
 
 #[test]
 fn addresses_are_compared_with_the_subnet() {
-    let from = |network: &str, inverted| rule(vec![Test::Source(network.parse().unwrap(), inverted)], Verdict::Drop);
+    let from = |network: &str, inverted| {
+        rule(vec![Test::network(Field::Source, network.parse().unwrap(), inverted)], Verdict::Drop)
+    };
     for (network, inverted, expected) in [
         ("10.0.0.0/8", false, Some(ALL)),
         ("10.0.1.0/25", false, Some(SOME)),
@@ -122,11 +133,11 @@ fn addresses_are_compared_with_the_subnet() {
 #[test]
 fn chains_are_ignored_without_bridge_netfilter() {
     let mut chains = BridgeChains { ipv4: true, ..BridgeChains::default() };
-    let base = Some(Base { hook: NetfilterHook::Forward, drops: true });
+    let base = Some(base(NetfilterHook::Forward, true));
     chains.tables.push(ChainTable {
         tool: Tool::Nft { family: "inet", version: None },
         name: "firewall".to_owned(),
-        chains: [("forward".to_owned(), Chain { base, rules: vec![] })].into(),
+        chains: [("forward".to_owned(), Chain { base, ..Chain::default() })].into(),
     });
     let count = |chains: &BridgeChains, is_passed| findings(chains, [(&network(), is_passed)]).len();
     assert_eq!(count(&chains, false), 1);
@@ -136,8 +147,8 @@ fn chains_are_ignored_without_bridge_netfilter() {
 
 /// The findings with one chain of this table at a hook.
 fn found_at(hook: NetfilterHook, tool: Tool, (table, chain): (&str, &str), tests: Vec<Test>) -> Vec<Finding> {
-    let chain =
-        (chain.to_owned(), Chain { base: Some(Base { hook, drops: false }), rules: vec![rule(tests, Verdict::Drop)] });
+    let rules = vec![rule(tests, Verdict::Drop)];
+    let chain = (chain.to_owned(), Chain { base: Some(base(hook, false)), rules, ..Chain::default() });
     let table = ChainTable { tool, name: table.to_owned(), chains: [chain].into() };
     let chains = BridgeChains { ipv4: true, ipv6: true, tables: vec![table], ..BridgeChains::default() };
     findings(&chains, [(&network(), false)])
@@ -198,8 +209,8 @@ fn table_sees_only_its_ip_versions() {
     let all = [nft(None), nft(Some(4)), nft(Some(6)), iptables(4), iptables(6)];
     let seen = |ipv4, ipv6, is_passed, tests: &[Test]| {
         all.map(|tool| {
-            let base = Some(Base { hook: NetfilterHook::Forward, drops: false });
-            let chain = Chain { base, rules: vec![rule(tests.to_vec(), Verdict::Drop)] };
+            let base = Some(base(NetfilterHook::Forward, false));
+            let chain = Chain { base, rules: vec![rule(tests.to_vec(), Verdict::Drop)], ..Chain::default() };
             let chains = [("forward".to_owned(), chain)].into();
             let tables = vec![ChainTable { tool, name: "filter".to_owned(), chains }];
             let chains = BridgeChains { ipv4, ipv6, tables, ..BridgeChains::default() };
@@ -210,13 +221,13 @@ fn table_sees_only_its_ip_versions() {
     assert_eq!(seen(true, false, false, &[]), [yes, yes, None, yes, None]);
     assert_eq!(seen(false, true, false, &[]), [yes, None, yes, None, yes]);
     assert_eq!(seen(false, false, true, &[]), [yes; 5]);
-    assert_eq!(seen(true, true, false, &[Test::Version(4)]), [yes, yes, None, yes, None]);
-    assert_eq!(seen(true, true, false, &[Test::Version(6)]), [yes, None, yes, None, yes]);
+    assert_eq!(seen(true, true, false, &[Test::is(Field::Family, 2)]), [yes, yes, None, yes, None]);
+    assert_eq!(seen(true, true, false, &[Test::is(Field::Family, 10)]), [yes, None, yes, None, yes]);
     // IPv6 packets of a network have any addresses.
     let some = Some(false);
-    let ours = [Test::Destination("10.0.0.0/8".parse().unwrap(), false)];
+    let ours = [Test::network(Field::Destination, "10.0.0.0/8".parse().unwrap(), false)];
     assert_eq!(seen(true, true, false, &ours), [yes, yes, some, yes, some]);
-    let others = [Test::Destination("10.2.0.0/16".parse().unwrap(), false)];
+    let others = [Test::network(Field::Destination, "10.2.0.0/16".parse().unwrap(), false)];
     assert_eq!(seen(true, true, false, &others), [some, None, some, None, some]);
 }
 

@@ -860,6 +860,24 @@ fn ttl_is_the_devices_the_routes_or_the_hosts() {
     }
 }
 
+/// Each direction for itself, and each network.
+#[test]
+fn refused_packets_of_a_vtep_take_the_kernel_path() {
+    let mut world = two_routes(false);
+    let first = (Vni::new(FIRST).unwrap(), THERE);
+    world.facts.not_received.insert(first);
+    assert_eq!(world.outcome(), ([FIRST, SECOND].into(), vec![]));
+    let tables = desired(Some(&world.view), &world.networks, &world.facts, &Tables::default()).unwrap();
+    // No packet has this port: the programs pass all packets of the peer to the kernel, and strict networks know it.
+    let ports: Vec<_> = tables.peers.iter().map(|(key, peer)| (key.vni, peer.port)).collect();
+    assert_eq!(ports, [(FIRST, 0), (SECOND, VXLAN_PORT)]);
+    world.facts.not_received.clear();
+    world.facts.not_sent.insert(first);
+    assert_eq!(world.outcome(), ([SECOND].into(), vec![(Some(FIRST), SECOND)]));
+    let tables = desired(Some(&world.view), &world.networks, &world.facts, &Tables::default()).unwrap();
+    assert!(tables.peers.values().all(|peer| peer.port == VXLAN_PORT));
+}
+
 /// A network whose lookup is not known neither sends nor receives, and a strict one passes packets to the kernel.
 #[test]
 fn network_without_lookup_takes_the_kernel_path() {

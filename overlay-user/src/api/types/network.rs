@@ -120,7 +120,7 @@ pub struct VtepRow {
     pub mtu: u16,
 }
 
-/// A VTEP to which packets take the kernel path.
+/// A VTEP to or from which packets take the kernel path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnresolvedVtep {
     /// Its address.
@@ -141,6 +141,6 @@ pub(crate) struct NetworkDetail {
     pub network: NetworkStatus,
     /// The network's VTEPs in the maps.
     pub next_hops: Vec<VtepRow>,
-    /// Those to which packets take the kernel path.
+    /// Those to or from which packets take the kernel path.
     pub unresolved: Vec<UnresolvedVtep>,
 }

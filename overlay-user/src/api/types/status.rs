@@ -76,7 +76,7 @@ pub struct DaemonReport {
     pub poll_interval_ms: u64,
     /// Current problems, except those of single networks.
     pub problems: Vec<Finding>,
-    /// The VTEPs to which packets take the kernel path.
+    /// The VTEPs to or from which packets take the kernel path.
     #[serde(default)]
     pub unresolved: Vec<UnresolvedVtep>,
     /// The connection to Docker; `None`: it is disabled.

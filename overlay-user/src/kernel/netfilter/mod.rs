@@ -76,6 +76,8 @@ pub(crate) enum NetfilterHook {
     Output,
     Postrouting,
     Ingress,
+    /// Of devices, in [`chains`].
+    Egress,
     /// An unknown number.
     Other,
 }

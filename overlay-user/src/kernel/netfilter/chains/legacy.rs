@@ -1,10 +1,10 @@
 //! Chains of iptables-legacy and ip6tables-legacy (`include/uapi/linux/netfilter/x_tables.h`).
 
-use std::{collections::BTreeMap, io, net::Ipv4Addr};
+use std::{collections::BTreeMap, io, net::Ipv4Addr, path::Path};
 
 use ipnet::Ipv4Net;
 
-use super::{Base, ChainRule, ChainTable, Interface, Test, Tool, Verdict};
+use super::{Base, ChainRule, ChainTable, Field, Interface, Test, Tool, Verdict};
 use crate::{
     kernel::netfilter::{
         NetfilterHook,
@@ -21,8 +21,16 @@ const NAME: usize = 16;
 
 pub(super) fn tables() -> io::Result<Vec<ChainTable>> {
     let mut tables = Vec::new();
-    legacy::for_each(|version, name, info, entries| tables.push(read(version, name, info, entries)))?;
-    Ok(tables)
+    match legacy::for_each(|version, name, info, entries| tables.push(read(version, name, info, entries))) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !has_modules() => Ok(Vec::new()),
+        result => result.map(|()| tables),
+    }
+}
+
+/// Whether a module with tables is loaded. A kernel can also have them built in.
+fn has_modules() -> bool {
+    let names = ["filter", "mangle", "nat", "raw", "security"];
+    names.iter().any(|name| ["ip", "ip6"].iter().any(|ip| Path::new(&format!("/sys/module/{ip}table_{name}")).exists()))
 }
 
 /// Whether there is a table; if unknown, reading the tables fails.
@@ -45,7 +53,9 @@ pub(in super::super) fn read(version: &Version, name: &str, info: &[u8], entries
         if let Some(hook) = base(at) {
             BASES[hook].clone_into(&mut entered);
             let hook = NetfilterHook::new(u32::try_from(hook).unwrap_or(u32::MAX));
-            table.chains.entry(entered.clone()).or_default().base = Some(Base { hook, drops: false });
+            let base =
+                Base { hook, drops: false, priority: priority(name, hook), is_nat: name == "nat", devices: Vec::new() };
+            table.chains.entry(entered.clone()).or_default().base = Some(base);
         }
         let target = version.target(entry);
         if extension(entry, target) == "ERROR" {
@@ -61,35 +71,53 @@ pub(in super::super) fn read(version: &Version, name: &str, info: &[u8], entries
     }
     for (chain, entry) in list {
         let rule = rule(version, entry, &starts);
-        table.chains.entry(chain).or_default().rules.push(rule);
+        table.chains.entry(chain).or_default().add(vec![rule]);
     }
     table
 }
 
+/// `enum nf_ip_hook_priorities` (`include/uapi/linux/netfilter_ipv4.h`).
+fn priority(table: &str, hook: NetfilterHook) -> i32 {
+    match (table, hook) {
+        ("raw", _) => -300,
+        ("mangle", _) => -150,
+        ("nat", NetfilterHook::Prerouting | NetfilterHook::Output) => -100,
+        ("nat", _) => 100,
+        ("security", _) => 50,
+        _ => 0,
+    }
+}
+
 fn rule(version: &Version, entry: &[u8], starts: &BTreeMap<usize, String>) -> ChainRule {
-    /// `IPT_INV_VIA_IN`, `IPT_INV_VIA_OUT`, `IPT_INV_SRCIP`, `IPT_INV_DSTIP`; the same for IPv6.
-    const INVERTED: [u8; 4] = [0x01, 0x02, 0x08, 0x10];
+    /// `IPT_INV_VIA_IN`, `IPT_INV_VIA_OUT`, `IPT_INV_SRCIP`, `IPT_INV_DSTIP`, `IPT_INV_PROTO`; the same for IPv6.
+    const INVERTED: [u8; 5] = [0x01, 0x02, 0x08, 0x10, 0x40];
     let mut rule = ChainRule::default();
     let byte = |at: usize| entry.get(at).copied().unwrap_or_default();
     let (flags, inverted) = (byte(version.flags), byte(version.flags + 1));
-    let [via_in, via_out, source, destination] = INVERTED.map(|flag| inverted & flag != 0);
+    let [via_in, via_out, source, destination, not_protocol] = INVERTED.map(|flag| inverted & flag != 0);
     let names = entry.get(version.interfaces..version.interfaces + 4 * NAME).unwrap_or(&[0; 4 * NAME]);
     rule.tests.extend(interface(&names[..NAME], &names[2 * NAME..], via_in).map(Test::Input));
     rule.tests.extend(interface(&names[NAME..], &names[3 * NAME..], via_out).map(Test::Output));
     if version.number == 4 {
-        rule.tests.extend(address(entry, 0, |network| Test::Source(network, source)));
-        rule.tests.extend(address(entry, 4, |network| Test::Destination(network, destination)));
+        rule.tests.extend(address(entry, 0, |network| Test::network(Field::Source, network, source)));
+        rule.tests.extend(address(entry, 4, |network| Test::network(Field::Destination, network, destination)));
     } else if entry.get(..version.interfaces).is_some_and(|addresses| addresses.iter().any(|byte| *byte != 0)) {
         rule.tests.push(Test::Other);
     }
-    let has_protocol = ne16(entry, version.interfaces + 4 * NAME) != Some(0);
-    if has_protocol || flags & !version.goto != 0 {
+    if let Some(protocol) = ne16(entry, version.interfaces + 4 * NAME).map(u32::from).filter(|number| *number != 0) {
+        rule.tests.push(Test::range(Field::Protocol, protocol, protocol, not_protocol));
+    }
+    // `IPT_F_FRAG` matches later fragments. `IP6T_F_PROTO` only says that there is a protocol.
+    let known = version.goto | if version.number == 6 { 1 } else { 0 };
+    if flags & !known != 0 {
         rule.tests.push(Test::Other);
     }
     version.matches(entry, |name, info| rule.read_match(name, info));
-    let name = extension(entry, version.target(entry));
+    let target = version.target(entry);
+    let name = extension(entry, target);
     if !name.is_empty() {
-        rule.read_target(&name);
+        let end = target + usize::from(ne16(entry, target).unwrap_or_default());
+        rule.read_target(&name, entry.get(target + MATCH_HEADER..end).unwrap_or_default());
         return rule;
     }
     match verdict(version, entry) {

@@ -1,15 +1,21 @@
-//! The chains that IP packets pass which a bridge forwards, if br_netfilter passes them to iptables
-//! (`net/bridge/br_netfilter_hooks.c`): tables of nftables, iptables and ip6tables. Of a rule, only tests that a bridge
-//! or a subnet can decide are known.
+//! The chains that IP packets pass: those that a bridge forwards, if br_netfilter passes them to iptables
+//! (`net/bridge/br_netfilter_hooks.c`), and the outer packets of this host. Tables of nftables, iptables and ip6tables.
+//!
+//! A rule is a list of tests, effects and a verdict. What is not understood is [`Test::Other`], and
+//! [`Effect::Changed`] if it can do more than match.
 
 use std::{collections::BTreeMap, fs, io};
-
-use ipnet::Ipv4Net;
 
 use super::NetfilterHook;
 
 pub(in super::super) mod legacy;
 pub(in super::super) mod nft;
+mod register;
+pub(in super::super) mod set;
+mod test;
+mod xtables;
+
+pub(crate) use test::{Field, Interface, Test};
 
 /// The chains of one network namespace that see packets of its bridges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,15 +67,23 @@ pub(crate) struct Chain {
     pub base: Option<Base>,
     /// Its rules, in order.
     pub rules: Vec<ChainRule>,
+    /// The number of its last rule.
+    pub number: usize,
 }
 
 /// Hook and policy of a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Base {
     /// Its hook.
     pub hook: NetfilterHook,
     /// The policy is to drop.
     pub drops: bool,
+    /// Chains of lower priority are first.
+    pub priority: i32,
+    /// The chain is of type `nat`: only the first packet of a connection passes it.
+    pub is_nat: bool,
+    /// The devices whose packets pass it, for the hooks of devices.
+    pub devices: Vec<Interface>,
 }
 
 /// A rule: all of its tests must match.
@@ -77,41 +91,35 @@ pub(crate) struct Base {
 pub(crate) struct ChainRule {
     /// Its tests.
     pub tests: Vec<Test>,
-    /// Its effect.
+    /// What it does besides its verdict.
+    pub effects: Vec<Effect>,
+    /// What follows.
     pub verdict: Verdict,
+    /// Its number in the chain, from 1. Several have the same if they are one rule with a map of verdicts.
+    pub number: usize,
 }
 
-/// A test of a rule.
+/// An effect of a rule on the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Test {
-    /// The input interface: the bridge, for a bridged packet.
-    Input(Interface),
-    /// The output interface: the bridge, for a bridged packet.
-    Output(Interface),
-    /// The source address is in a network, or with `true` outside of it.
-    Source(Ipv4Net, bool),
-    /// The destination address is in a network, or with `true` outside of it.
-    Destination(Ipv4Net, bool),
-    /// The IP version, for a table with both.
-    Version(u8),
-    /// The state of the packet's connection.
-    State,
-    /// Anything else.
-    Other,
+pub(crate) enum Effect {
+    /// The packet's mark becomes `mark & keep ^ xor`.
+    Mark {
+        /// Bits that are kept.
+        keep: u32,
+        /// Bits that are inverted after that.
+        xor: u32,
+    },
+    /// The packet gets an unknown mark.
+    UnknownMark,
+    /// The packet is excluded from connection tracking.
+    Untracked,
+    /// The source address becomes that of the output interface, with the same port if it is free.
+    Masquerade,
+    /// The packet is changed, copied or passed elsewhere: by this target or expression.
+    Changed(String),
 }
 
-/// A pattern for the name of an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Interface {
-    /// The name, or its beginning.
-    pub name: String,
-    /// Only the beginning counts.
-    pub is_prefix: bool,
-    /// Other interfaces match.
-    pub is_inverted: bool,
-}
-
-/// The effect of a rule.
+/// The verdict of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The next rule follows.
@@ -129,40 +137,53 @@ pub(crate) enum Verdict {
     Goto(String),
 }
 
-impl Interface {
-    /// Whether the pattern matches the interface with this name.
-    pub(crate) fn matches(&self, name: &str) -> bool {
-        let is_named = if self.is_prefix { name.starts_with(&self.name) } else { name == self.name };
-        is_named != self.is_inverted
+/// The tables of a network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chains {
+    /// The tables, in no particular order.
+    pub tables: Vec<ChainTable>,
+    /// Rules that cannot be read: their command, and the error.
+    pub unreadable: Vec<(&'static str, String)>,
+}
+
+/// Reads the chains of the calling thread's network namespace.
+///
+/// # Errors
+/// The kernel's, for instance while another process changes the rules. Missing privileges are no error.
+pub(crate) fn chains() -> io::Result<Chains> {
+    let mut chains = Chains::default();
+    for (command, tables) in [("nft", nft::tables()), ("iptables-legacy", legacy::tables())] {
+        match tables {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                chains.unreadable.push((command, error.to_string()));
+            }
+            tables => chains.tables.extend(tables?),
+        }
     }
+    Ok(chains)
 }
 
 /// Reads the chains of the calling thread's network namespace; none if neither a sysctl nor `is_wanted` (an option of a
 /// bridge) passes packets to them.
 ///
 /// # Errors
-/// The kernel's, for instance while another process changes the rules. Missing privileges are no error.
+/// As [`chains`].
 pub(crate) fn bridge_chains(is_wanted: bool) -> io::Result<BridgeChains> {
     let [ipv4, ipv6] = SYSCTLS.map(bridge_nf);
-    let mut chains = BridgeChains { ipv4, ipv6, ..BridgeChains::default() };
-    if ipv4 || ipv6 || is_wanted {
-        for (command, tables) in [("nft", nft::tables()), ("iptables-legacy", legacy::tables())] {
-            match tables {
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    chains.unreadable.push((command, error.to_string()));
-                }
-                tables => chains.tables.extend(tables?),
-            }
-        }
-    }
-    Ok(chains)
+    let Chains { tables, unreadable } = if ipv4 || ipv6 || is_wanted { chains()? } else { Chains::default() };
+    Ok(BridgeChains { ipv4, ipv6, tables, unreadable })
 }
 
 /// A number that changes with the result of [`bridge_chains`]; `None`: there is none.
-pub(crate) fn chains_version() -> Option<([bool; 2], u32)> {
+pub(crate) fn bridge_chains_version() -> Option<([bool; 2], u32)> {
+    Some((SYSCTLS.map(bridge_nf), chains_version()?))
+}
+
+/// A number that changes with the result of [`chains`]; `None`: there is none.
+pub(crate) fn chains_version() -> Option<u32> {
     let generation = nft::generation().ok()?;
     // The tables of iptables-legacy have no version.
-    (!legacy::exists()).then(|| (SYSCTLS.map(bridge_nf), generation))
+    (!legacy::exists()).then_some(generation)
 }
 
 /// The IP versions of [`bridge_nf`].
@@ -177,30 +198,16 @@ pub(crate) fn bridge_nf(which: &str) -> bool {
     }
 }
 
+impl Chain {
+    /// Adds a rule, which can be several alternatives.
+    fn add(&mut self, rule: Vec<ChainRule>) {
+        self.number += 1;
+        let number = self.number;
+        self.rules.extend(rule.into_iter().map(|rule| ChainRule { number, ..rule }));
+    }
+}
+
 impl ChainRule {
-    /// Reads a match of xtables: name and data.
-    fn read_match(&mut self, name: &str, info: &[u8]) {
-        /// Offset of `bitmask` in `struct xt_physdev_info`, after `invert`; `XT_PHYSDEV_OP_BRIDGED`.
-        const PHYSDEV: (usize, u8) = (65, 4);
-        match name {
-            "comment" => {}
-            // `--physdev-is-bridged`: true for packets that a bridge forwards.
-            "physdev" if info.get(PHYSDEV.0 - 1..=PHYSDEV.0) == Some(&[0, PHYSDEV.1]) => {}
-            "conntrack" | "state" => self.tests.push(Test::State),
-            _ => self.tests.push(Test::Other),
-        }
-    }
-
-    /// Reads a target of xtables that is not the standard one.
-    fn read_target(&mut self, name: &str) {
-        match name {
-            "REJECT" => self.verdict = Verdict::Drop,
-            // A program decides, or the packet is dropped if there is none.
-            "NFQUEUE" => self.end(Verdict::Drop),
-            _ => {}
-        }
-    }
-
     /// Sets a verdict that only some packets get.
     fn end(&mut self, verdict: Verdict) {
         self.tests.push(Test::Other);

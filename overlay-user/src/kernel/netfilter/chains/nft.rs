@@ -1,11 +1,17 @@
 //! Chains of nftables, with those of iptables-nft (`include/uapi/linux/netfilter/nf_tables.h`).
 
-use std::{collections::BTreeMap, io, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
-use ipnet::Ipv4Net;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
-use super::{Base, Chain, ChainRule, ChainTable, Interface, Test, Tool, Verdict};
+use super::{
+    Base, Chain, ChainRule, ChainTable, Effect, Field, Interface, Test, Tool, Verdict,
+    register::{Loaded, Number, Registers},
+    set::{self, Element, Sets},
+};
 use crate::{
     kernel::netfilter::{NetfilterHook, nft},
     sys::netlink::{
@@ -21,9 +27,20 @@ const IPTABLES: ([&str; 5], [&str; 5]) =
 /// `NFT_REG_VERDICT`.
 const VERDICT: u32 = 0;
 
+/// Attempts to read rules and sets that do not change meanwhile.
+const ATTEMPTS: u32 = 4;
+
 pub(super) fn tables() -> io::Result<Vec<ChainTable>> {
-    let Some((chains, rules)) = nft::dumps()? else { return Ok(Vec::new()) };
-    Ok(read(&chains, &rules))
+    for _ in 0..ATTEMPTS {
+        let before = generation()?;
+        let Some((chains, rules)) = nft::dumps()? else { return Ok(Vec::new()) };
+        let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(Vec::new()) };
+        let sets = set::sets(&socket, &looked_up(&rules))?;
+        if generation()? == before {
+            return Ok(read(&chains, &rules, &sets));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "the rules change all the time"))
 }
 
 /// The number of changes of the rules; 0 if the kernel has no nftables.
@@ -36,29 +53,50 @@ pub(super) fn generation() -> io::Result<u32> {
     attribute(attributes, 1).and_then(be32).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// The sets that rules use.
+fn looked_up(rules: &[Message]) -> BTreeSet<set::Key> {
+    let mut sets = BTreeSet::new();
+    for (_, message) in rules {
+        let Some(((family, table), attributes_of)) = nft::table_of(message) else { continue };
+        for (_, expression) in attributes(attribute(attributes_of, 4).unwrap_or_default()) {
+            if attribute(expression, 1).map(text).as_deref() == Some("lookup")
+                && let Some(name) = attribute(expression, 2).and_then(|data| attribute(data, 1))
+            {
+                sets.insert((family, table.clone(), text(name)));
+            }
+        }
+    }
+    sets
+}
+
 /// The tables of chains and rules, for IP packets.
-pub(in super::super::super) fn read(chains: &[Message], rules: &[Message]) -> Vec<ChainTable> {
+pub(in crate::kernel) fn read(chains: &[Message], rules: &[Message], sets: &Sets) -> Vec<ChainTable> {
     let mut tables = BTreeMap::<(u8, String), BTreeMap<String, Chain>>::new();
     for (_, message) in chains {
         let Some((key, attributes)) = nft::table_of(message) else { continue };
         let name = attribute(attributes, 3).map(text).unwrap_or_default();
         let base = attribute(attributes, 4).map(|hook| Base {
-            hook: attribute(hook, 1).and_then(be32).map_or(NetfilterHook::Other, NetfilterHook::new),
+            hook: hook_of(key.0, attribute(hook, 1).and_then(be32)),
             drops: attribute(attributes, 5).and_then(be32) == Some(0),
+            priority: attribute(hook, 2).and_then(be32).unwrap_or_default().cast_signed(),
+            is_nat: attribute(attributes, 7).map(text).as_deref() == Some("nat"),
+            devices: devices(hook),
         });
         tables.entry(key).or_default().entry(name).or_default().base = base;
     }
     for (_, message) in rules {
         let Some((key, attributes)) = nft::table_of(message) else { continue };
         let name = attribute(attributes, 2).map(text).unwrap_or_default();
-        let rule = rule(attribute(attributes, 4).unwrap_or_default());
-        tables.entry(key).or_default().entry(name).or_default().rules.push(rule);
+        let elements = |name: String| sets.get(&(key.0, key.1.clone(), name)).map(Vec::as_slice);
+        let read = read_rule(attribute(attributes, 4).unwrap_or_default(), elements);
+        tables.entry(key.clone()).or_default().entry(name).or_default().add(read);
     }
     let tables = tables.into_iter().filter_map(|((family, name), chains)| {
         let is_base = |(name, chain): (&String, &Chain)| chain.base.is_none() || IPTABLES.1.contains(&name.as_str());
         let is_iptables = IPTABLES.0.contains(&name.as_str()) && chains.iter().all(is_base);
         let tool = match i32::from(family) {
             libc::NFPROTO_INET => Tool::Nft { family: "inet", version: None },
+            libc::NFPROTO_NETDEV => Tool::Nft { family: "netdev", version: None },
             libc::NFPROTO_IPV4 if is_iptables => Tool::Iptables { command: "iptables", version: 4 },
             libc::NFPROTO_IPV6 if is_iptables => Tool::Iptables { command: "ip6tables", version: 6 },
             libc::NFPROTO_IPV4 => Tool::Nft { family: "ip", version: Some(4) },
@@ -70,76 +108,148 @@ pub(in super::super::super) fn read(chains: &[Message], rules: &[Message]) -> Ve
     tables.collect()
 }
 
-/// The content of a register.
-#[derive(Clone, Debug)]
-enum Loaded {
-    Input,
-    Output,
-    Version,
-    State,
-    /// Bytes of the IPv4 source address from the first on, and the mask that was applied to them.
-    Source(u32),
-    /// The same of the destination address.
-    Destination(u32),
-    Other,
+/// The hook with this number. The netdev family has other numbers.
+fn hook_of(family: u8, number: Option<u32>) -> NetfilterHook {
+    match (i32::from(family), number) {
+        (libc::NFPROTO_NETDEV, Some(0)) => NetfilterHook::Ingress,
+        (libc::NFPROTO_NETDEV, Some(1)) => NetfilterHook::Egress,
+        (libc::NFPROTO_NETDEV, _) | (_, None) => NetfilterHook::Other,
+        (_, Some(number)) => NetfilterHook::new(number),
+    }
 }
 
-/// Reads `NFTA_RULE_EXPRESSIONS`: a list of expressions, each with a name (1) and data (2).
-fn rule(expressions: &[u8]) -> ChainRule {
+/// `NFTA_HOOK_DEV`, and `NFTA_HOOK_DEVS` with one `NFTA_DEVICE_NAME` or `NFTA_DEVICE_PREFIX` for each.
+fn devices(hook: &[u8]) -> Vec<Interface> {
+    const PREFIX: u16 = 2;
+    let of = |(kind, name): (u16, &[u8])| Interface { name: text(name), is_prefix: kind == PREFIX, is_inverted: false };
+    let one = attribute(hook, 3).map(|name| of((1, name)));
+    one.into_iter().chain(attribute(hook, 4).into_iter().flat_map(attributes).map(of)).collect()
+}
+
+/// Reads `NFTA_RULE_EXPRESSIONS`: a list of expressions, each with a name (1) and data (2). `elements` has those of a
+/// set, if they are known. A map of verdicts is one rule for each of its elements.
+fn read_rule<'s>(expressions: &[u8], elements: impl Fn(String) -> Option<&'s [Element]>) -> Vec<ChainRule> {
     let mut rule = ChainRule::default();
-    let mut registers = BTreeMap::<u32, Loaded>::new();
+    let mut verdicts = None;
+    let mut registers = Registers::default();
     for (_, expression) in attributes(expressions) {
         let name = attribute(expression, 1).map(text).unwrap_or_default();
         let data = attribute(expression, 2).unwrap_or_default();
         let number = |kind| attribute(data, kind).and_then(be32);
-        let loaded = |register: Option<u32>| registers.get(&register.unwrap_or(u32::MAX)).cloned();
+        let value = |kind| attribute(data, kind).and_then(|data| attribute(data, 1)).unwrap_or_default();
         match name.as_str() {
-            // `NFTA_META_DREG`, `NFTA_META_KEY`; without a destination it sets a property.
-            "meta" => {
-                let loaded = match number(2) {
-                    Some(6) => Loaded::Input,
-                    Some(7) => Loaded::Output,
-                    Some(15) => Loaded::Version,
-                    _ => Loaded::Other,
-                };
-                registers.extend(number(1).map(|register| (register, loaded)));
-            }
-            // `NFTA_CT_DREG`, `NFTA_CT_KEY`.
+            // `NFTA_META_DREG`, `NFTA_META_KEY`, `NFTA_META_SREG`.
+            "meta" => match (number(1), number(3)) {
+                (Some(register), _) => registers.load(Some(register), loaded_meta(number(2))),
+                (None, register) => rule.effects.extend(set_meta(number(2), &registers.get(register))),
+            },
+            // `NFTA_CT_DREG`, `NFTA_CT_KEY`. Without a register, it sets a property of the connection.
             "ct" => {
-                let loaded = if number(2) == Some(0) { Loaded::State } else { Loaded::Other };
-                registers.extend(number(1).map(|register| (register, loaded)));
+                let is_state = number(2) == Some(0);
+                let state = Loaded::Number(Number::new(Field::State, 4, false));
+                registers.load(number(1), if is_state { state } else { Loaded::Other });
             }
-            "payload" => registers.extend(number(1).map(|register| (register, payload(data)))),
-            // `NFTA_BITWISE_SREG`, `NFTA_BITWISE_DREG`.
+            // `NFTA_PAYLOAD_DREG`; without, it changes the packet.
+            "payload" if number(1).is_some() => load_payload(&mut registers, data),
+            // `NFTA_BITWISE_SREG` to `NFTA_BITWISE_OP`, `NFT_BITWISE_MASK_XOR`.
             "bitwise" => {
-                let result = loaded(number(1)).map_or(Loaded::Other, |loaded| masked(loaded, data));
-                registers.extend(number(2).map(|register| (register, result)));
+                let is_mask = number(6).unwrap_or_default() == 0;
+                let result = if is_mask { registers.get(number(1)).masked(value(4), value(5)) } else { Loaded::Other };
+                registers.load(number(2), result);
             }
-            "cmp" => rule.tests.push(loaded(number(1)).map_or(Test::Other, |loaded| compared(&loaded, data))),
-            // `NFTA_LOOKUP_SREG`, `NFTA_LOOKUP_DREG`. A map of verdicts is not read: of states, it probably drops one;
-            // of interfaces, it leads to chains of other bridges.
+            // `NFTA_BYTEORDER_SREG`, `NFTA_BYTEORDER_DREG`, `NFTA_BYTEORDER_SIZE`.
+            "byteorder" => {
+                let size = number(5).and_then(|size| usize::try_from(size).ok()).unwrap_or_default();
+                registers.load(number(2), registers.get(number(1)).swapped(size));
+            }
+            // `NFTA_CMP_SREG`, `NFTA_CMP_OP`, `NFTA_CMP_DATA`.
+            "cmp" => {
+                let value = value(3);
+                let compared = |first, last| registers.tests(number(1), first, last);
+                let (least, most) = (vec![0; value.len()], vec![u8::MAX; value.len()]);
+                rule.tests.extend(match number(2) {
+                    Some(0) => compared(value, value),
+                    Some(1) => vec![Test::AnyOf(vec![compared(value, value)], true)],
+                    // `NFT_CMP_LT`, `NFT_CMP_LTE`, `NFT_CMP_GT`, `NFT_CMP_GTE`.
+                    Some(2) => vec![Test::AnyOf(vec![compared(value, &most)], true)],
+                    Some(3) => compared(&least, value),
+                    Some(4) => vec![Test::AnyOf(vec![compared(&least, value)], true)],
+                    Some(5) => compared(value, &most),
+                    _ => vec![Test::Other],
+                });
+            }
+            // `NFTA_RANGE_SREG` to `NFTA_RANGE_TO_DATA`.
+            "range" => {
+                let tests = registers.tests(number(1), value(3), value(4));
+                rule.tests.push(Test::AnyOf(vec![tests], number(2) != Some(0)));
+            }
+            // `NFTA_LOOKUP_SET` to `NFTA_LOOKUP_FLAGS`.
             "lookup" => {
-                let is_state = matches!(loaded(number(2)), Some(Loaded::State));
-                rule.tests.push(if is_state { Test::State } else { Test::Other });
-                if number(3) == Some(VERDICT) && is_state {
-                    rule.verdict = Verdict::Drop;
+                let elements = elements(attribute(data, 1).map(text).unwrap_or_default());
+                let test = elements.map_or(Test::Other, |elements| any_of(&registers, number(2), elements));
+                let is_inverted = number(5).unwrap_or_default() & 1 != 0;
+                match (number(3), elements) {
+                    (Some(VERDICT), Some(elements)) => verdicts = Some(verdicts_of(&registers, number(2), elements)),
+                    // Some packets get any verdict.
+                    (Some(VERDICT), None) => rule.end(Verdict::Drop),
+                    (register, _) => {
+                        rule.tests.push(Test::AnyOf(vec![vec![test]], is_inverted));
+                        registers.load(register, Loaded::Other);
+                    }
                 }
             }
-            "immediate" if number(1) == Some(VERDICT) => rule.verdict = verdict(data),
+            "immediate" if number(1) == Some(VERDICT) => {
+                match verdict(attribute(data, 2).and_then(|data| attribute(data, 2)).unwrap_or_default()) {
+                    Some(verdict) => rule.verdict = verdict,
+                    None => rule.end(Verdict::Drop),
+                }
+            }
+            "immediate" => {
+                let constant = <[u8; 4]>::try_from(value(2)).map(u32::from_ne_bytes);
+                registers.load(number(1), constant.map_or(Loaded::Other, Loaded::Constant));
+            }
+            // `NFTA_FIB_DREG`, `NFTA_FIB_RESULT` (the type of an address), `NFTA_FIB_FLAGS` (of one address).
+            "fib" => {
+                let field = match (number(2), number(3)) {
+                    (Some(3), Some(1)) => Some(Field::SourceType),
+                    (Some(3), Some(2)) => Some(Field::DestinationType),
+                    _ => None,
+                };
+                let loaded = field.map_or(Loaded::Other, |field| Loaded::Number(Number::new(field, 4, false)));
+                registers.load(number(1), loaded);
+            }
             "reject" => rule.verdict = Verdict::Drop,
             // A program decides, or the packet is dropped if there is none.
             "queue" => rule.end(Verdict::Drop),
             "match" => rule.read_match(&xtables_name(data), attribute(data, 3).unwrap_or_default()),
-            "target" => rule.read_target(&xtables_name(data)),
-            "counter" | "log" | "immediate" | "notrack" | "objref" | "nat" | "masq" | "redir" | "dup" | "byteorder" => {
+            "target" => rule.read_target(&xtables_name(data), attribute(data, 3).unwrap_or_default()),
+            "counter" | "log" | "last" => {}
+            "notrack" => rule.effects.push(Effect::Untracked),
+            // `NFTA_MASQ_FLAGS`, `NFTA_MASQ_REG_PROTO_MIN`.
+            "masq" if number(1).unwrap_or_default() == 0 && number(2).is_none() => {
+                rule.effects.push(Effect::Masquerade);
             }
-            _ => {
+            // `NFTA_OBJREF_IMM_TYPE`: counters, helpers, timeouts and expectations of connections.
+            "objref" if matches!(number(1), Some(1 | 3 | 7 | 9)) => {}
+            // They match, or load a register.
+            "exthdr" if number(1).is_some() => registers.load(number(1), Loaded::Other),
+            "objref" if matches!(number(1), Some(2 | 4 | 5)) => rule.tests.push(Test::Other),
+            "limit" | "quota" | "connlimit" | "dynset" => rule.tests.push(Test::Other),
+            "rt" | "socket" | "osf" | "hash" | "numgen" | "xfrm" | "tunnel" => {
                 registers.clear();
                 rule.tests.push(Test::Other);
             }
+            // They change, copy or redirect the packet, or are not known.
+            name => {
+                registers.clear();
+                rule.tests.push(Test::Other);
+                rule.effects.push(Effect::Changed(name.to_owned()));
+            }
         }
     }
-    rule
+    let Some(verdicts) = verdicts else { return vec![rule] };
+    let of = |(tests, verdict)| ChainRule { tests: [&rule.tests[..], tests].concat(), verdict, ..rule.clone() };
+    verdicts.iter().map(|(tests, verdict)| of((tests, verdict.clone()))).collect()
 }
 
 /// Name of a match or target of xtables.
@@ -147,73 +257,99 @@ fn xtables_name(data: &[u8]) -> String {
     attribute(data, 1).map(text).unwrap_or_default()
 }
 
-/// `NFTA_PAYLOAD_BASE`, `NFTA_PAYLOAD_OFFSET` and `NFTA_PAYLOAD_LEN`: an address of an IPv4 header, or the beginning of
-/// one (`ip saddr 10.0.1.0/24` compares three bytes).
-fn payload(data: &[u8]) -> Loaded {
-    /// `NFT_PAYLOAD_NETWORK_HEADER`.
-    const NETWORK: u32 = 1;
-    let number = |kind| attribute(data, kind).and_then(be32);
-    let (Some(NETWORK), Some(offset), Some(length @ 1..=4)) = (number(2), number(3), number(4)) else {
-        return Loaded::Other;
-    };
-    let mask = u32::MAX << (32 - 8 * length);
-    match offset {
-        12 => Loaded::Source(mask),
-        16 => Loaded::Destination(mask),
+/// `NFT_META_*`.
+fn loaded_meta(key: Option<u32>) -> Loaded {
+    let number = |field, length, is_network_order| Loaded::Number(Number::new(field, length, is_network_order));
+    match key {
+        Some(1) => number(Field::EtherType, 2, true),
+        Some(3) => number(Field::Mark, 4, false),
+        Some(4) => number(Field::InputIndex, 4, false),
+        Some(5) => number(Field::OutputIndex, 4, false),
+        Some(6) => Loaded::Input,
+        Some(7) => Loaded::Output,
+        Some(15) => number(Field::Family, 1, false),
+        Some(16) => number(Field::Protocol, 1, false),
+        Some(19) => number(Field::PacketType, 1, false),
         _ => Loaded::Other,
     }
 }
 
-/// `NFTA_BITWISE_MASK` of a register.
-fn masked(loaded: Loaded, data: &[u8]) -> Loaded {
-    let mask = attribute(data, 4).and_then(|data| attribute(data, 1)).and_then(be32);
-    match (loaded, mask) {
-        (Loaded::State, _) => Loaded::State,
-        (Loaded::Source(so_far), Some(mask)) => Loaded::Source(so_far & mask),
-        (Loaded::Destination(so_far), Some(mask)) => Loaded::Destination(so_far & mask),
-        _ => Loaded::Other,
-    }
-}
-
-/// `NFTA_CMP_OP` and `NFTA_CMP_DATA` of a register.
-fn compared(loaded: &Loaded, data: &[u8]) -> Test {
-    /// `NFT_CMP_EQ`, `NFT_CMP_NEQ`.
-    const OPERATORS: [u32; 2] = [0, 1];
-    let Some(operator) = attribute(data, 2).and_then(be32).filter(|operator| OPERATORS.contains(operator)) else {
-        return if matches!(loaded, Loaded::State) { Test::State } else { Test::Other };
-    };
-    let is_inverted = operator == OPERATORS[1];
-    let value = attribute(data, 3).and_then(|data| attribute(data, 1)).unwrap_or_default();
-    let interface = || Interface { name: text(value), is_prefix: !value.contains(&0), is_inverted };
-    let network = |mask: u32| {
-        let mut bytes = [0; 4];
-        bytes.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
-        Ipv4Net::with_netmask(bytes.into(), Ipv4Addr::from(mask)).ok()
-    };
-    match loaded {
-        Loaded::Input => Test::Input(interface()),
-        Loaded::Output => Test::Output(interface()),
-        Loaded::State => Test::State,
-        Loaded::Source(mask) => network(*mask).map_or(Test::Other, |network| Test::Source(network, is_inverted)),
-        Loaded::Destination(mask) => {
-            network(*mask).map_or(Test::Other, |network| Test::Destination(network, is_inverted))
+/// The effect of setting a property of the packet.
+fn set_meta(key: Option<u32>, value: &Loaded) -> Option<Effect> {
+    match (key, value) {
+        (Some(3), Loaded::Constant(mark)) => Some(Effect::Mark { keep: 0, xor: *mark }),
+        (Some(3), Loaded::Number(Number { field: Field::Mark, mask, xor, .. })) => {
+            Some(Effect::Mark { keep: *mask, xor: *xor })
         }
-        Loaded::Version if !is_inverted && value.first() == Some(&2) => Test::Version(4),
-        Loaded::Version if !is_inverted && value.first() == Some(&10) => Test::Version(6),
-        Loaded::Version | Loaded::Other => Test::Other,
+        (Some(3), _) => Some(Effect::UnknownMark),
+        // `NFT_META_NFTRACE`.
+        (Some(12), _) => None,
+        (Some(2), _) => Some(Effect::Changed("meta priority".to_owned())),
+        _ => Some(Effect::Changed("meta".to_owned())),
     }
 }
 
-/// `NFTA_IMMEDIATE_DATA` with `NFTA_DATA_VERDICT`: `NFTA_VERDICT_CODE` and `NFTA_VERDICT_CHAIN`.
-fn verdict(data: &[u8]) -> Verdict {
-    let data = attribute(data, 2).and_then(|data| attribute(data, 2)).unwrap_or_default();
-    let chain = || attribute(data, 2).map(text).unwrap_or_default();
-    match attribute(data, 1).and_then(be32).map(u32::cast_signed) {
-        Some(0) => Verdict::Drop,
-        Some(1) => Verdict::Accept,
-        Some(-3) => Verdict::Jump(chain()),
-        Some(-4) => Verdict::Goto(chain()),
-        Some(-5) => Verdict::Return,
-        _ => Verdict::Next,
+/// `NFTA_PAYLOAD_DREG`, `NFTA_PAYLOAD_BASE`, `NFTA_PAYLOAD_OFFSET` and `NFTA_PAYLOAD_LEN`. An address can be loaded in part
+/// (`ip saddr 10.0.1.0/24` compares three bytes), and both at once.
+fn load_payload(registers: &mut Registers, data: &[u8]) {
+    /// `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`, `NFT_PAYLOAD_INNER_HEADER`.
+    const NETWORK: u32 = 1;
+    const TRANSPORT: u32 = 2;
+    const INNER: u32 = 3;
+    let number = |kind| attribute(data, kind).and_then(be32).unwrap_or(u32::MAX);
+    let of = |field, length| Loaded::Number(Number::new(field, length, true));
+    let loaded = match (number(2), number(3), number(4)) {
+        (NETWORK, 12, 8) => {
+            return registers.load_both(Some(number(1)), [of(Field::Source, 4), of(Field::Destination, 4)]);
+        }
+        (NETWORK, 12, length @ 1..=4) => of(Field::Source, length as usize),
+        (NETWORK, 16, length @ 1..=4) => of(Field::Destination, length as usize),
+        (NETWORK, 9, 1) => of(Field::Protocol, 1),
+        (TRANSPORT, 0, 2) => of(Field::SourcePort, 2),
+        (TRANSPORT, 2, 2) => of(Field::DestinationPort, 2),
+        (TRANSPORT, 12, 3) | (INNER, 4, 3) => of(Field::Vni, 3),
+        _ => Loaded::Other,
+    };
+    registers.load(Some(number(1)), loaded);
+}
+
+/// The tests of an element's values, if it has some.
+fn tests_of(registers: &Registers, register: Option<u32>, element: &Element) -> Option<Vec<Test>> {
+    let (first, last) = element.values.as_ref()?;
+    let mut tests = registers.tests(register, first, last);
+    if element.is_conditional {
+        tests.push(Test::Other);
     }
+    Some(tests)
+}
+
+/// Whether a set has an element.
+fn any_of(registers: &Registers, register: Option<u32>, elements: &[Element]) -> Test {
+    let lists = elements.iter().map(|element| tests_of(registers, register, element).unwrap_or_default());
+    Test::AnyOf(lists.collect(), false)
+}
+
+/// The verdicts of a map, and the tests of the values that have them.
+fn verdicts_of(registers: &Registers, register: Option<u32>, elements: &[Element]) -> Vec<(Vec<Test>, Verdict)> {
+    let known = elements.iter().filter(|element| element.values.is_some());
+    let others = || vec![Test::AnyOf(known.clone().filter_map(|of| tests_of(registers, register, of)).collect(), true)];
+    let of = |element: &Element| {
+        let tests = tests_of(registers, register, element).unwrap_or_else(others);
+        (tests, element.verdict.clone().unwrap_or_default())
+    };
+    elements.iter().map(of).collect()
+}
+
+/// `NFTA_DATA_VERDICT`: `NFTA_VERDICT_CODE` and `NFTA_VERDICT_CHAIN`.
+pub(super) fn verdict(data: &[u8]) -> Option<Verdict> {
+    let chain = || attribute(data, 2).map(text).unwrap_or_default();
+    Some(match attribute(data, 1).and_then(be32).map(u32::cast_signed)? {
+        0 => Verdict::Drop,
+        1 => Verdict::Accept,
+        -1 => Verdict::Next,
+        -3 => Verdict::Jump(chain()),
+        -4 => Verdict::Goto(chain()),
+        -5 => Verdict::Return,
+        _ => return None,
+    })
 }
