@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::DaemonError;
 use crate::{
-    kernel::{self, Chains, Host, Obstacle, Snapshot},
+    kernel::{self, Chain, Chains, Host, Obstacle, Snapshot},
     plan::outer_path::{self, Accepted, OuterPacket, Refusing},
 };
 
@@ -63,6 +63,13 @@ impl Firewall {
             Err(error) if self.read.is_some() => debug!("the netfilter rules cannot be read: {error}"),
             Err(error) => self.chains.unreadable = vec![("nft", error.to_string())],
         }
+    }
+
+    /// Whether there is no rule.
+    pub(super) fn accepts_all(&self) -> bool {
+        let mut chains = self.chains.tables.iter().flat_map(|table| table.chains.values());
+        let accepts = |chain: &Chain| chain.rules.is_empty() && chain.base.as_ref().is_none_or(|base| !base.drops);
+        self.chains.unreadable.is_empty() && chains.all(accepts)
     }
 
     /// The network as far as the rules depend on it.

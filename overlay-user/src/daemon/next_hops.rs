@@ -105,10 +105,14 @@ impl Daemon {
         obstacles: &mut Obstacles,
     ) -> Result<Vec<Unresolved>, DaemonError> {
         let links = snapshot.links().await?;
+        let senders: Vec<Sender> = senders(self.inputs.view.as_ref(), &self.networks, local, underlay).collect();
+        let vteps = senders.iter().flat_map(|sender| &sender.vteps).copied().collect();
+        let filtered = self.host.filtered_reverse_paths(underlay, local, vteps).await?;
+        if filtered.is_empty() && self.firewall.accepts_all() {
+            return Ok(Vec::new());
+        }
         let (mut sent, mut received) = (BTreeMap::new(), BTreeMap::new());
-        for Sender { vni, port, is_managed, vteps, .. } in
-            senders(self.inputs.view.as_ref(), &self.networks, local, underlay)
-        {
+        for Sender { vni, port, is_managed, vteps, .. } in senders {
             for vtep in vteps {
                 let packet = |is_received, device: &Link| OuterPacket {
                     is_received,
@@ -140,8 +144,6 @@ impl Daemon {
                 obstacles.of_packets.insert((vni, vtep), obstacle);
             }
         }
-        let vteps = received.keys().map(|(_, vtep)| *vtep).collect();
-        let filtered = self.host.filtered_reverse_paths(underlay, local, vteps).await?;
         let mut refused = self.firewall.refused(received.values().cloned(), &self.host, snapshot).await?;
         for ((vni, vtep), packet) in received {
             let key = (vtep, packet.port, packet.vni);

@@ -262,8 +262,8 @@ impl<'a> Templates<'a> {
 
     /// The value for the packets of one network.
     fn value(&self, path: Path) -> Vtep {
-        let is_sent = !(path.is_managed && self.facts.xfrm) && !self.facts.not_sent.contains(&(path.vni, path.vtep));
-        let query = self.facts.queries.get(&path.vni).filter(|_| is_sent);
+        let is_refused = self.facts.not_sent.contains(&(path.vni, path.vtep)) || path.is_managed && self.facts.xfrm;
+        let query = self.facts.queries.get(&path.vni).filter(|_| !is_refused);
         let hop = query.and_then(|query| self.facts.next_hops.get(&(*query, path.vtep)));
         let mut outer = OuterHeader::template(self.local.octets(), path.vtep.octets(), path.port);
         let Some(hop) = hop else {

@@ -30,10 +30,13 @@ fn state(mask: u32) -> Test {
     Test::has_bit(Field::State, mask, false)
 }
 
-/// A table with chains: name, hook and priority, rules. Policies are to accept.
-fn chains(list: &[(&str, Option<(NetfilterHook, i32)>, &[ChainRule])]) -> Chains {
-    let chain = |(name, base, rules): &(&str, Option<(NetfilterHook, i32)>, &[ChainRule])| {
-        let base = base.map(|(hook, priority)| Base { hook, drops: false, priority, is_nat: false, devices: vec![] });
+/// A base chain: name, hook and priority, rules.
+type BaseChain<'a> = (&'a str, (NetfilterHook, i32), &'a [ChainRule]);
+
+/// A table with chains, whose policies are to accept.
+fn chains(list: &[BaseChain<'_>]) -> Chains {
+    let chain = |(name, (hook, priority), rules): &BaseChain<'_>| {
+        let base = Some(Base { hook: *hook, drops: false, priority: *priority, is_nat: false, devices: vec![] });
         let rules = (1..).zip(*rules).map(|(number, rule)| ChainRule { number, ..rule.clone() }).collect();
         ((*name).to_owned(), Chain { base, rules, number: 0 })
     };
@@ -42,7 +45,7 @@ fn chains(list: &[(&str, Option<(NetfilterHook, i32)>, &[ChainRule])]) -> Chains
     Chains { tables: vec![table], unreadable: vec![] }
 }
 
-const INPUT: Option<(NetfilterHook, i32)> = Some((NetfilterHook::Input, 0));
+const INPUT: (NetfilterHook, i32) = (NetfilterHook::Input, 0);
 
 /// The problem with these rules in a chain at the hook `input`.
 fn problem(rules: &[ChainRule]) -> Option<String> {
@@ -92,7 +95,7 @@ fn new_and_established_packets_must_be_accepted() {
 #[test]
 fn state_of_packets_depends_on_tracking() {
     let raw = |rules: &[ChainRule], input: &[ChainRule]| {
-        let raw = Some((NetfilterHook::Prerouting, -300));
+        let raw = (NetfilterHook::Prerouting, -300);
         judge(&chains(&[("r", raw, rules), ("c", INPUT, input)]), &packet(true)).is_ok()
     };
     let untracked = |tests| rule(tests, vec![Effect::Untracked], Verdict::Next);
@@ -111,7 +114,7 @@ fn chains_are_walked_in_the_order_of_hooks_and_priorities() {
     let by_mark = [verdict(vec![Test::is(Field::Mark, 7)], DROP)];
     let set = [marks(vec![], 7)];
     let walk = |priority, hook| {
-        judge(&chains(&[("z", Some((hook, priority)), &set), ("a", INPUT, &by_mark)]), &packet(true)).is_ok()
+        judge(&chains(&[("z", (hook, priority), &set), ("a", INPUT, &by_mark)]), &packet(true)).is_ok()
     };
     assert!(!walk(-1, NetfilterHook::Input));
     assert!(walk(1, NetfilterHook::Input));
@@ -122,7 +125,7 @@ fn chains_are_walked_in_the_order_of_hooks_and_priorities() {
 #[test]
 fn mark_at_the_routing_decision_is_known() {
     let mark = |rules: &[ChainRule], hook| {
-        let chains = chains(&[("c", Some((hook, 0)), rules)]);
+        let chains = chains(&[("c", (hook, 0), rules)]);
         judge(&chains, &packet(false)).unwrap().mark
     };
     let xor = rule(vec![], vec![Effect::Mark { keep: !4, xor: 6 }], Verdict::Next);

@@ -16,8 +16,8 @@ const IDLE: Duration = Duration::from_millis(5500);
 const TABLES: [&str; 4] = ["links", "addresses", "FDB", "neighbours"];
 /// Maximum number of requests of a round without changes and with one VTEP: links, addresses, rules, XFRM policies and
 /// their default; neighbour and probe of the VTEP; two route lookups for each network, because one VXLAN device has `local`
-/// and the other has not; the other end of the endpoint's veth, and the qdiscs.
-const IDLE_REQUESTS: usize = 13;
+/// and the other has not; the other end of the endpoint's veth, the qdiscs, and the version of the netfilter rules.
+const IDLE_REQUESTS: usize = 14;
 
 /// The requests of one round.
 #[derive(Debug, Default)]

@@ -18,6 +18,7 @@ mod lifecycle;
 mod local;
 mod marks;
 mod oracle;
+mod outer_rules;
 mod overlap;
 mod reports;
 mod rewrite;

@@ -16,16 +16,16 @@ use overlay_tests::{
 use overlay_user::testing::apply::Maps;
 
 /// The second NIC of node01. `192.168.2.1` is behind it.
-const NIC2: &str = "enp0s8";
+pub(super) const NIC2: &str = "enp0s8";
 /// EtherType for local experiments (IEEE 802): the programs pass it to the kernel.
-const OTHER: u16 = 0x88b5;
+pub(super) const OTHER: u16 = 0x88b5;
 const IPV4: u16 = 0x0800;
-const GINDEMO1: [u8; 6] = [2, 0x42, 10, 0, 1, 2];
-const GINDEMO2: [u8; 6] = [2, 0x42, 10, 0, 1, 6];
+pub(super) const GINDEMO1: [u8; 6] = [2, 0x42, 10, 0, 1, 2];
+pub(super) const GINDEMO2: [u8; 6] = [2, 0x42, 10, 0, 1, 6];
 
 /// Origin of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// From the cluster file.
     Managed,
     /// The kernel's devices, made by hand and discovered.
@@ -33,11 +33,11 @@ enum Kind {
 }
 
 /// node01 with a daemon and two NICs.
-struct World {
-    kind: Kind,
-    testbed: Testbed,
-    eth0: PacketSocket,
-    wires: [PacketSocket; 2],
+pub(super) struct World {
+    pub(super) kind: Kind,
+    pub(super) testbed: Testbed,
+    pub(super) eth0: PacketSocket,
+    pub(super) wires: [PacketSocket; 2],
     maps: Maps,
     _other: NetNs,
 }
@@ -56,14 +56,14 @@ struct Outer {
 
 /// The expected path of the IPv4 packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
+pub(super) enum Expected {
     /// The fast path, by this NIC with this TTL.
     Fast(usize, u8),
     /// The kernel path; `overlay status` has a finding with these words.
     Kernel(&'static str),
 }
 
-use Expected::{Fast, Kernel};
+pub(super) use Expected::{Fast, Kernel};
 
 impl Outer {
     /// The inner EtherType and the outer fields of a VXLAN packet.
@@ -120,7 +120,7 @@ fn two_nics() -> (Testbed, NetNs) {
 }
 
 impl World {
-    fn new(kind: Kind) -> Self {
+    pub(super) fn new(kind: Kind) -> Self {
         let (mut testbed, other) = two_nics();
         match kind {
             Kind::Managed => testbed.start(1).unwrap(),
@@ -138,6 +138,15 @@ impl World {
         Self::with(kind, testbed, eth0, other)
     }
 
+    /// With a strict managed network.
+    pub(super) fn strict() -> Self {
+        let (mut testbed, other) = two_nics();
+        testbed.cluster.networks[0].strict = true;
+        testbed.start(1).unwrap();
+        let eth0 = PacketSocket::open(testbed.first(1), "eth0").unwrap();
+        Self::with(Kind::Managed, testbed, eth0, other)
+    }
+
     fn with(kind: Kind, testbed: Testbed, eth0: PacketSocket, other: NetNs) -> Self {
         let wires =
             [PacketSocket::open(testbed.lab.host(2), NIC).unwrap(), PacketSocket::open(&other, "wire").unwrap()];
@@ -147,11 +156,11 @@ impl World {
         world
     }
 
-    fn host(&self) -> &Host {
+    pub(super) fn host(&self) -> &Host {
         self.testbed.lab.host(1)
     }
 
-    fn daemon(&self) -> &Daemon {
+    pub(super) fn daemon(&self) -> &Daemon {
         self.testbed.daemon(1)
     }
 
@@ -199,18 +208,18 @@ impl World {
         Err(format!("kernel {kernel:?}, programs {programs:?}, {fast} on the fast path; {}", self.problems()))
     }
 
-    fn counted(&self, reason: Reason) -> u64 {
+    pub(super) fn counted(&self, reason: Reason) -> u64 {
         self.maps.counters([], []).unwrap().reasons[reason as usize].1.packets
     }
 
-    fn problems(&self) -> String {
+    pub(super) fn problems(&self) -> String {
         let output = self.daemon().output(&["status", "--problems"]).unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Waits until frames leave as expected, and checks that they go on to.
     #[track_caller]
-    fn until(&self, case: &str, expected: Expected) {
+    pub(super) fn until(&self, case: &str, expected: Expected) {
         let (start, mut right, mut last) = (Instant::now(), 0, Ok(false));
         while right < 3 && start.elapsed() < Duration::from_secs(20) && (right == 0 || last.is_ok()) {
             last = self.is(expected);
@@ -255,7 +264,7 @@ impl World {
     }
 }
 
-fn for_both(test: impl Fn(&World)) {
+pub(super) fn for_both(test: impl Fn(&World)) {
     for kind in [Kind::Managed, Kind::Discovered] {
         test(&World::new(kind));
     }
@@ -435,18 +444,14 @@ fn marked_packet_is_routed_by_the_kernel() {
     world.until("without a mark", Fast(0, 64));
 }
 
-/// The number of the five VXLAN packets from node02 that reach gindemo1.
-fn received(world: &World) -> usize {
+/// The number of the five VXLAN packets from node02 with this inner frame that reach gindemo1.
+pub(super) fn received_of(world: &World, inner: &[u8]) -> usize {
     let mac = |host: &NetNs| {
         let nic = links(host).into_iter().find(|link| link["ifname"] == NIC).expect("a NIC");
         nic["address"].as_str().unwrap().parse().unwrap()
     };
     let (eth_dst, eth_src) = (mac(world.host()), mac(world.testbed.lab.host(2)));
-    let mut inner = ipv4();
-    inner[..12].copy_from_slice(&[GINDEMO1, GINDEMO2].concat());
-    inner[26..34].copy_from_slice(&[10, 0, 1, 6, 10, 0, 1, 2]);
-    frame::fix_ipv4_checksum(&mut inner, 14);
-    let packet = frame::Outer { eth_dst, eth_src, ..from_node2() }.encapsulate(&inner);
+    let packet = frame::Outer { eth_dst, eth_src, ..from_node2() }.encapsulate(inner);
     world.eth0.drain().unwrap();
     for _ in 0..5 {
         world.wires[0].send(&packet).unwrap();
@@ -458,6 +463,15 @@ fn received(world: &World) -> usize {
     };
     world.eth0.receive_until(Duration::from_millis(100), is_last).unwrap();
     count
+}
+
+/// [`received_of`] with an IPv4 packet, which the fast path may take.
+pub(super) fn received(world: &World) -> usize {
+    let mut inner = ipv4();
+    inner[..12].copy_from_slice(&[GINDEMO1, GINDEMO2].concat());
+    inner[26..34].copy_from_slice(&[10, 0, 1, 6, 10, 0, 1, 2]);
+    frame::fix_ipv4_checksum(&mut inner, 14);
+    received_of(world, &inner)
 }
 
 /// As with a failover: the kernel no longer receives packets to the address, nor sends from it.

@@ -10,7 +10,7 @@ use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use super::{
     Base, Chain, ChainRule, ChainTable, Effect, Field, Interface, Test, Tool, Verdict,
     register::{Loaded, Number, Registers},
-    set::{self, Element, Sets},
+    set::{self, Element, Sets, verdict},
 };
 use crate::{
     kernel::netfilter::{NetfilterHook, nft},
@@ -338,18 +338,4 @@ fn verdicts_of(registers: &Registers, register: Option<u32>, elements: &[Element
         (tests, element.verdict.clone().unwrap_or_default())
     };
     elements.iter().map(of).collect()
-}
-
-/// `NFTA_DATA_VERDICT`: `NFTA_VERDICT_CODE` and `NFTA_VERDICT_CHAIN`.
-pub(super) fn verdict(data: &[u8]) -> Option<Verdict> {
-    let chain = || attribute(data, 2).map(text).unwrap_or_default();
-    Some(match attribute(data, 1).and_then(be32).map(u32::cast_signed)? {
-        0 => Verdict::Drop,
-        1 => Verdict::Accept,
-        -1 => Verdict::Next,
-        -3 => Verdict::Jump(chain()),
-        -4 => Verdict::Goto(chain()),
-        -5 => Verdict::Return,
-        _ => return None,
-    })
 }

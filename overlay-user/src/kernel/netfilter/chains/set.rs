@@ -5,7 +5,7 @@ use std::{
     io,
 };
 
-use super::{Verdict, nft::verdict};
+use super::Verdict;
 use crate::{
     kernel::netfilter::nft::{EVERYTHING, HEADER},
     sys::netlink::{
@@ -145,4 +145,18 @@ fn before(number: &[u8]) -> Vec<u8> {
         }
     }
     number
+}
+
+/// `NFTA_DATA_VERDICT`: `NFTA_VERDICT_CODE` and `NFTA_VERDICT_CHAIN`.
+pub(super) fn verdict(data: &[u8]) -> Option<Verdict> {
+    let chain = || attribute(data, 2).map(text).unwrap_or_default();
+    Some(match attribute(data, 1).and_then(be32).map(u32::cast_signed)? {
+        0 => Verdict::Drop,
+        1 => Verdict::Accept,
+        -1 => Verdict::Next,
+        -3 => Verdict::Jump(chain()),
+        -4 => Verdict::Goto(chain()),
+        -5 => Verdict::Return,
+        _ => return None,
+    })
 }
