@@ -22,7 +22,8 @@ use nix::{
 use super::{AttachPoint, Fact, Ledger, Owned, RecordedNetns};
 
 /// Version of the format of `links/`, `record/` and `next/`. An incompatible format has a higher, recorded version.
-pub(crate) const RECORD: u32 = 1;
+/// Version 2 has the checks of strict networks (`portcheck`, `niccheck`): an older daemon would leave them attached.
+pub(crate) const RECORD: u32 = 2;
 
 /// Directory of the record in builds with [`overlay_common::maps::LAYOUT`] 1 and 2.
 const OLD_RECORD: &str = "made";
