@@ -21,13 +21,7 @@ mod sandbox;
 mod service;
 mod state;
 
-use std::{
-    collections::BTreeSet,
-    future,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, future, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use overlay_common::{VtepAddr, maps};

@@ -79,6 +79,7 @@ mod tests {
 
     #[test]
     fn forwarding_program_is_last() {
+        assert_eq!((End::First.priority(), End::Last.priority()), (1, 65_535));
         for (filters, tcx, clsact) in [
             (vec![], Place::Tcx, Place::Filter),
             (vec![own(LAST)], Place::Tcx, Place::Filter),

@@ -47,7 +47,10 @@ fn every_json_answer_has_its_keys() {
     assert_eq!(nodes["nodes"], json!([node]));
 
     let control = &single.json(&["status"])["control"];
-    assert_keys(control, &["version", "source", "node", "address", "store", "problems", "unresolved", "poll_interval_ms", "docker"]);
+    assert_keys(
+        control,
+        &["version", "source", "node", "address", "store", "problems", "unresolved", "poll_interval_ms", "docker"],
+    );
     assert_eq!((&control["source"], &control["store"]["kind"]), (&json!("store"), &json!("embedded")));
     assert_eq!((&control["problems"], &control["store"]["reachable"]), (&json!([]), &json!(true)));
     assert_eq!(single.json(&["endpoint", "rm", "blue", "one"]), json!({ "removed": "blue/one", "endpoints": 1 }));

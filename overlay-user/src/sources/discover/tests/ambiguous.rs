@@ -3,7 +3,10 @@
 use overlay_common::VtepAddr;
 
 use super::*;
-use crate::kernel::VethPeer;
+use crate::{
+    kernel::{VethPeer, XdpMode},
+    model::network::GENERIC_XDP,
+};
 
 fn mac(facts: &Facts) -> Option<MacAddr> {
     network(facts).ports[&PORT].mac
@@ -81,9 +84,14 @@ fn veth_whose_other_end_cannot_be_read_takes_the_kernel_path() {
     let mut facts = facts();
     facts.namespaces[0].veth_peers.clear();
     facts.namespaces[0].fdb.push(entry(PORT, LOCAL, FdbState::Learned));
-    let port = &network(&facts).ports[&PORT];
-    let problem = port.finding.as_ref().map(|finding| finding.problem.as_str());
-    assert_eq!((port.mac, problem), (None, Some("the state of its container's interface cannot be read")));
+    let problem = |facts: &Facts| {
+        let port = network(facts).ports.remove(&PORT).unwrap();
+        (port.mac, port.finding.map(|finding| finding.problem))
+    };
+    let unread = "the state of its container's interface cannot be read";
+    assert_eq!(problem(&facts), (None, Some(unread.to_owned())));
+    facts.namespaces[0].veth_peers.insert(PORT, VethPeer { xdp: XdpMode::Generic, ..peer(LOCAL) });
+    assert_eq!(problem(&facts), (None, Some(GENERIC_XDP.to_owned())));
 }
 
 #[test]
