@@ -6,6 +6,7 @@ mod allowed;
 mod container;
 mod controls;
 mod events;
+mod fault_points;
 mod hooks;
 mod permissive;
 mod setup;

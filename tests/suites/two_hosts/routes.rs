@@ -3,7 +3,10 @@
 //! In each world gindemo1 sends two frames: an IPv4 packet, which the fast path may take, and a frame of another
 //! EtherType, which always takes the kernel path. Their outer headers are compared at the other ends of both NICs.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use overlay_common::Reason;
 use overlay_tests::{
@@ -39,6 +42,8 @@ pub(super) struct World {
     pub(super) eth0: PacketSocket,
     pub(super) wires: [PacketSocket; 2],
     maps: Maps,
+    /// Number of the last frames.
+    sent: Cell<u16>,
     _other: NetNs,
 }
 
@@ -66,14 +71,15 @@ pub(super) enum Expected {
 pub(super) use Expected::{Fast, Kernel};
 
 impl Outer {
-    /// The inner EtherType and the outer fields of a VXLAN packet.
-    fn read(nic: usize, packet: &[u8]) -> Option<(u16, Self)> {
+    /// The inner EtherType, the number of the frame, and the outer fields of a VXLAN packet.
+    fn read(nic: usize, packet: &[u8]) -> Option<(u16, u16, Self)> {
         const VXLAN: [u8; 2] = 4789_u16.to_be_bytes();
         let field = |at: usize, length: usize| packet.get(at..at + length);
         if field(12, 2)? != [8, 0] || *packet.get(23)? != 17 || field(36, 2)? != VXLAN {
             return None;
         }
-        let inner = u16::from_be_bytes(field(62, 2)?.try_into().ok()?);
+        let number = |at| Some(u16::from_be_bytes(field(at, 2)?.try_into().ok()?));
+        let (inner, id) = (number(62)?, number(68)?);
         let outer = Self {
             nic,
             next_hop: field(0, 6)?.try_into().ok()?,
@@ -83,13 +89,14 @@ impl Outer {
             addresses: field(26, 8)?.try_into().ok()?,
             port: field(36, 2)?.try_into().ok()?,
         };
-        Some((inner, outer))
+        Some((inner, id, outer))
     }
 }
 
-/// An IPv4 UDP packet from gindemo1 to gindemo2.
-fn ipv4() -> Vec<u8> {
-    let header = [0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 1, 2, 10, 0, 1, 6];
+/// An IPv4 UDP packet from gindemo1 to gindemo2 with this identification.
+fn ipv4(id: u16) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    let header = [0x45, 0, 0, 32, high, low, 0, 0, 64, 17, 0, 0, 10, 0, 1, 2, 10, 0, 1, 6];
     // With a valid checksum, of which the programs calculate the outer one.
     let udp = [0x30, 0x39, 0, 9, 0, 12, 0xb5, 0x86, 1, 2, 3, 4];
     let mut packet = [&GINDEMO2[..], &GINDEMO1, &IPV4.to_be_bytes(), &header, &udp].concat();
@@ -97,8 +104,8 @@ fn ipv4() -> Vec<u8> {
     packet
 }
 
-fn other() -> Vec<u8> {
-    [&GINDEMO2[..], &GINDEMO1, &OTHER.to_be_bytes(), &[0; 46]].concat()
+fn other(id: u16) -> Vec<u8> {
+    [&GINDEMO2[..], &GINDEMO1, &OTHER.to_be_bytes(), &[0; 4], &id.to_be_bytes(), &[0; 40]].concat()
 }
 
 /// node01 with the second NIC; table 100 has a route by it.
@@ -151,7 +158,7 @@ impl World {
         let wires =
             [PacketSocket::open(testbed.lab.host(2), NIC).unwrap(), PacketSocket::open(&other, "wire").unwrap()];
         let maps = Maps::open(&testbed.pin_root(1)).unwrap();
-        let world = Self { kind, testbed, eth0, wires, maps, _other: other };
+        let world = Self { kind, testbed, eth0, wires, maps, sent: Cell::new(0), _other: other };
         world.until("at the start", Fast(0, 64));
         world
     }
@@ -167,14 +174,17 @@ impl World {
     /// Sends both frames; the outer packets of the kernel's and of the programs' frame.
     fn send(&self) -> [Vec<Outer>; 2] {
         self.wires.iter().for_each(|wire| wire.drain().unwrap());
-        self.eth0.send(&other()).unwrap();
-        self.eth0.send(&ipv4()).unwrap();
+        // Packets of earlier frames can arrive late.
+        let id = self.sent.get().wrapping_add(1);
+        self.sent.set(id);
+        self.eth0.send(&other(id)).unwrap();
+        self.eth0.send(&ipv4(id)).unwrap();
         let (mut found, deadline) = ([Vec::new(), Vec::new()], Instant::now() + Duration::from_millis(50));
         for (nic, wire) in self.wires.iter().enumerate() {
             while let Some(packet) = wire.receive(deadline).unwrap() {
                 match Outer::read(nic, &packet) {
-                    Some((OTHER, outer)) => found[0].push(outer),
-                    Some((IPV4, outer)) => found[1].push(outer),
+                    Some((OTHER, found_id, outer)) if found_id == id => found[0].push(outer),
+                    Some((IPV4, found_id, outer)) if found_id == id => found[1].push(outer),
                     _ => {}
                 }
                 if found.iter().all(|packets| packets.len() == 1) {
@@ -467,7 +477,7 @@ pub(super) fn received_of(world: &World, inner: &[u8]) -> usize {
 
 /// [`received_of`] with an IPv4 packet, which the fast path may take.
 pub(super) fn received(world: &World) -> usize {
-    let mut inner = ipv4();
+    let mut inner = ipv4(1);
     inner[..12].copy_from_slice(&[GINDEMO1, GINDEMO2].concat());
     inner[26..34].copy_from_slice(&[10, 0, 1, 6, 10, 0, 1, 2]);
     frame::fix_ipv4_checksum(&mut inner, 14);
