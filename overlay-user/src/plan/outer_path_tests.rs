@@ -165,3 +165,30 @@ fn rules_for_another_vni_do_not_concern_a_network() {
         assert_eq!(judge(&chains, &OuterPacket { vni, ..packet(true) }).is_ok(), expected);
     }
 }
+
+#[test]
+fn chains_that_rules_name_are_walked() {
+    let judged = |rules: &[ChainRule], named: &[ChainRule]| {
+        let mut chains = chains(&[("c", INPUT, rules)]);
+        let rules = (1..).zip(named).map(|(number, rule)| ChainRule { number, ..rule.clone() }).collect();
+        chains.tables[0].chains.insert("named".into(), Chain { base: None, rules, number: 0 });
+        judge(&chains, &packet(true)).err().map(|refusing| refusing.problem)
+    };
+    let (jump, goto) =
+        (|| verdict(vec![], Verdict::Jump("named".into())), || verdict(vec![], Verdict::Goto("named".into())));
+    let (accept, drop) = (|| verdict(vec![], ACCEPT), || verdict(vec![], DROP));
+    let back = || verdict(vec![], Verdict::Return);
+    for first in [jump(), goto()] {
+        let problem = judged(&[first.clone(), accept()], &[drop()]).unwrap();
+        assert!(problem.starts_with("rule 1 in chain named of"), "{problem}");
+        assert_eq!(judged(&[first, drop()], &[accept()]), None);
+    }
+    // The rule after a jump follows, the one after a goto does not.
+    for named in [vec![], vec![back(), accept()]] {
+        let problem = judged(&[jump(), drop()], &named).unwrap();
+        assert!(problem.starts_with("rule 2 in chain c of"), "{problem}");
+        assert_eq!(judged(&[goto(), drop()], &named), None);
+    }
+    // The kernel refuses loops.
+    assert_eq!(judged(&[jump()], &[jump()]), None);
+}
