@@ -137,7 +137,7 @@ const MUTANTS: [Mutant; 22] = [
     mutant(
         "ovl_nic_in decapsulates super-packets of UDP",
         (NIC_TC, "received.inner.protocol != IPPROTO_TCP", "received.inner.protocol == IPPROTO_TCP"),
-        "reasons",
+        "decap",
     ),
     mutant(
         "ovl_nic_xdp compares no destination MAC",
@@ -151,7 +151,7 @@ const MUTANTS: [Mutant; 22] = [
             "!matches!(received.inner.protocol, IPPROTO_UDP | IPPROTO_ICMPV6)",
             "received.inner.protocol == IPPROTO_TCP",
         ),
-        "reasons",
+        "decap",
     ),
     mutant("ovl_shim_out compares no source address", (SHIM, "        && ip.src_addr == underlay.addr\n", ""), "shim"),
     mutant(
