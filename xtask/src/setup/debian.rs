@@ -35,11 +35,12 @@ const CLUSTER_PROGRAMS: [Program; 2] =
     [Program { name: "etcd", package: "etcd-server" }, Program { name: "etcdctl", package: "etcd-client" }];
 
 /// Additional programs for the tests.
-const TEST_PROGRAMS: [Program; 11] = [
+const TEST_PROGRAMS: [Program; 12] = [
     // Packet filters, because of which networks are not accelerated.
     Program { name: "nft", package: "nftables" },
     Program { name: "iptables-nft", package: "iptables" },
     Program { name: "iptables-legacy", package: "iptables" },
+    Program { name: "sysctl", package: "procps" },
     // Docker Swarms.
     Program { name: "dockerd", package: "docker.io" },
     Program { name: "containerd", package: "containerd" },
