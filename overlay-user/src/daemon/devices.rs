@@ -1,6 +1,9 @@
 //! The state of the managed networks' devices, judged by the same rules as that of external networks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use overlay_common::{Vni, wire::inner_mtu};
 use tokio::time::Instant;
@@ -20,6 +23,9 @@ use crate::{
         tables::PortFact,
     },
 };
+
+/// Shortest interval between two reads of the details for an event.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// State that is not in the attributes of a link.
 #[derive(Debug)]
@@ -45,9 +51,9 @@ pub(super) struct ManagedDevices {
 }
 
 impl ManagedDevices {
-    /// Makes the next round read the details. Returns the time of the last read.
+    /// Makes the next round read the details. Returns when that may be: a container can cause events in a loop.
     pub(super) fn expire(&mut self) -> Option<Instant> {
-        self.read.take()
+        self.read.take().map(|read| read + PAUSE)
     }
 }
 

@@ -66,9 +66,6 @@ const REFRESH: Duration = Duration::from_secs(5);
 /// Interval of reconciliations while the kernel's tables cannot be read.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Shortest interval between two reads of the containers' ends of veths for their own events.
-const PEERS_PAUSE: Duration = Duration::from_millis(500);
-
 /// Longest interval between two retries of a rejected configuration.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -358,8 +355,9 @@ impl Daemon {
                     None => return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
                 () = policies.notified() => {
-                    let (scope, at) = dirty.unwrap_or((Scope::NextHops, Instant::now() + SETTLE));
-                    dirty = Some((scope, at.min(Instant::now() + SETTLE)));
+                    let soon = Instant::now() + SETTLE;
+                    let (scope, at) = dirty.unwrap_or((Scope::NextHops, soon));
+                    dirty = Some((scope, at.min(soon)));
                 }
                 () = rules.notified() => {
                     // A tool that writes many rules causes an event for each transaction.
@@ -418,9 +416,7 @@ impl Daemon {
                 if !self.applied.facts.ports.values().any(is_changed) {
                     return;
                 }
-                // A container can change its program in a loop.
-                let last = self.applied.managed.expire().map(|read| read + PEERS_PAUSE);
-                at = last.map_or(at, |last| at.max(last));
+                at = self.applied.managed.expire().map_or(at, |next| at.max(next));
                 Scope::NextHops
             }
             HostEvent::TrafficControl => {
@@ -428,8 +424,7 @@ impl Daemon {
                 if self.inputs.view.is_none() {
                     return;
                 }
-                let last = self.applied.managed.expire().map(|read| read + PEERS_PAUSE);
-                at = last.map_or(at, |last| at.max(last));
+                at = self.applied.managed.expire().map_or(at, |next| at.max(next));
                 Scope::NextHops
             }
             HostEvent::Link(_) | HostEvent::LinkGone(_) | HostEvent::Address { .. } | HostEvent::Overrun => {
