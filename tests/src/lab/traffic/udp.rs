@@ -242,7 +242,12 @@ struct Sent {
 }
 
 fn send(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Sent {
-    super::pin(plan.cpus.client);
+    // A veth puts packets into the queue of the CPU that sends them (`enqueue_to_backlog` in `net/core/dev.c`): packets
+    // of a sender that moves to another CPU can be reordered.
+    match plan.cpus.client {
+        None => super::pin_here(),
+        cpu => super::pin(cpu),
+    }
     let batch = if plan.gso { GSO_DATAGRAMS.min((GSO_BYTES / plan.size) as u64).max(1) } else { 1 };
     let mut buffer = vec![0; plan.size * batch as usize];
     let start = Instant::now();
