@@ -76,10 +76,13 @@ pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
 /// VTEP index modulo the number of entries → [`Identification`]. The entries are shared by all CPUs.
 pub const IP_IDS: Map = map("OVL_IP_IDS", Class::Learned, 1_024);
 
+/// Outer UDP source port modulo the number of entries → [`Segments`]. The entries are shared by all CPUs.
+pub const SEGMENTS: Map = map("OVL_SEGMENTS", Class::Learned, 1_024);
+
 /// All maps, in the order of the packet path.
-pub const MAPS: [Map; 14] = [
-    PORTS, FDB, VTEPS, IP_IDS, PEERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT, EVENTS,
-    SAMPLED,
+pub const MAPS: [Map; 15] = [
+    PORTS, FDB, VTEPS, IP_IDS, PEERS, NETWORKS, UNDERLAY, SEGMENTS, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT,
+    EVENTS, SAMPLED,
 ];
 
 /// Maximum number of different UDP ports of the networks of one host.
@@ -92,6 +95,8 @@ pub mod flags {
     pub const STRICT: u32 = 1;
     /// In [`super::Port`]: outer headers have a UDP checksum.
     pub const UDP_CHECKSUM: u32 = 2;
+    /// In [`super::Underlay`]: the NIC does not merge TCP segments (GRO is off).
+    pub const SEGMENTS: u32 = 4;
 }
 
 /// Key of `OVL_PORTS`: an interface. Interface indices are unique only within a network namespace.
@@ -334,6 +339,25 @@ impl Underlay {
     }
 }
 
+/// Value of `OVL_SEGMENTS`: large TCP segments of a flow that arrive one by one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Segments {
+    /// Tick of `bpf_jiffies64` of the last one. From [`Segments::MANY`] on: of the last packet of the flow.
+    pub jiffies: u64,
+    /// Their number in that tick, without a super-packet between them.
+    pub count: u64,
+}
+
+impl Segments {
+    /// From this number in a tick on, the flow takes the kernel path.
+    pub const MANY: u64 = 16;
+    /// It returns after this number of ticks without a packet: longer than the kernel has packets in its queues.
+    pub const PAUSE: u64 = 64;
+    /// Length of a large segment from the outer Ethernet header on, in bytes.
+    pub const LARGE: u32 = 1_000;
+}
+
 /// The one value of `OVL_HEARTBEAT`: the heartbeat deadline and the epoch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -438,6 +462,7 @@ mod user {
         super::Peer,
         super::Network,
         super::Underlay,
+        super::Segments,
         super::Heartbeat,
         super::Count,
         super::Sampled,

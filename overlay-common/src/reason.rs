@@ -186,6 +186,9 @@ reasons! {
 
     /// An IPv6 neighbour solicitation to one MAC address, which the bridge or the VXLAN device may answer.
     Solicitation = "solicitation" => Kernel,
+
+    /// TCP in single segments, which the NIC does not merge (GRO); the VXLAN device does.
+    Segments = "segments" => Kernel,
 }
 
 #[cfg(test)]

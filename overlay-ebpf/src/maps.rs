@@ -8,7 +8,7 @@ use overlay_common::{
     Event,
     maps::{
         self, Count, FdbEntry, FdbKey, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Sampled,
-        Traffic, Underlay, Vtep,
+        Segments, Traffic, Underlay, Vtep,
     },
 };
 
@@ -32,6 +32,9 @@ pub(crate) static OVL_NETWORKS: HashMap<u32, Network, { maps::NETWORKS.entries a
 
 #[btf_map]
 pub(crate) static OVL_UNDERLAY: Array<Underlay, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static OVL_SEGMENTS: Array<Segments, { maps::SEGMENTS.entries as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static OVL_HEARTBEAT: Array<Heartbeat, 1> = Array::new();

@@ -16,8 +16,8 @@ use aya::{
 use overlay_common::{
     Event, MacAddr, Reason,
     maps::{
-        self, Count, FdbEntry, FdbKey, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Traffic,
-        Underlay, Vtep, flags,
+        self, Count, FdbEntry, FdbKey, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Segments,
+        Traffic, Underlay, Vtep, flags,
     },
     names,
     outer::OuterHeader,
@@ -230,7 +230,7 @@ impl Programs {
         for (name, value) in globals {
             loader.override_global(name, value, true);
         }
-        let sized = [maps::UNDERLAY, maps::HEARTBEAT, maps::REASONS, maps::EVENTS, maps::SAMPLED];
+        let sized = [maps::UNDERLAY, maps::HEARTBEAT, maps::REASONS, maps::EVENTS, maps::SAMPLED, maps::SEGMENTS];
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, tables::SIZE);
         }
@@ -347,9 +347,7 @@ impl Programs {
     /// Sets the heartbeat deadline: seconds from now; `None`: none.
     pub fn deadline(&mut self, left: Option<i64>) {
         let deadline_jiffies = left.map_or(0, |seconds: i64| {
-            let (_, now) =
-                test_run(&self.clock, &[0; ETH_LEN], &sk_buff(0, Skb::default()), 0).expect("the clock program runs");
-            let now = u64::from_ne_bytes(now[..8].try_into().expect("eight bytes"));
+            let now = self.jiffies();
             let ticks = i64::try_from(ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("the ticks fit");
             now.saturating_add_signed(ticks * seconds.signum())
         });
@@ -358,6 +356,19 @@ impl Programs {
             0,
             Heartbeat { epoch: Heartbeat::FIRST_EPOCH, deadline_jiffies, deadline_ns: 0 },
         );
+    }
+
+    /// The time that the programs read, in ticks.
+    fn jiffies(&self) -> u64 {
+        let (_, now) =
+            test_run(&self.clock, &[0; ETH_LEN], &sk_buff(0, Skb::default()), 0).expect("the clock program runs");
+        u64::from_ne_bytes(now[..8].try_into().expect("eight bytes"))
+    }
+
+    /// Makes flows with this outer source port take the kernel path.
+    pub fn many_segments(&mut self, udp_src: u16) {
+        let index = u32::from(udp_src) % maps::SEGMENTS.entries;
+        self.set(maps::SEGMENTS.name, index, Segments { jiffies: self.jiffies(), count: Segments::MANY });
     }
 
     /// Adds an interface to `OVL_TXPORTS`, the redirect targets of XDP.

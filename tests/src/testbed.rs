@@ -307,13 +307,14 @@ impl Testbed {
 }
 
 /// Disables the offloads of a host's NIC that `rx = "xdp"` excludes. Packets that XDP redirects from a veth have no
-/// checksum unless the sender computes it, and a VLAN tag is in the frame only without the offloads of both ends.
+/// checksum unless the sender computes it, and a VLAN tag is in the frame only without the offloads of both ends. The NIC
+/// merges the segments of TCP, which it receives one by one without the offloads.
 ///
 /// # Errors
 /// When `ethtool` fails.
 pub fn prepare_xdp(host: &NetNs) -> Result<()> {
     host.try_script(&format!(
-        "ethtool -K {NIC} tx off rx-vlan-hw-parse off rx-vlan-stag-hw-parse off
+        "ethtool -K {NIC} tx off gro on rx-vlan-hw-parse off rx-vlan-stag-hw-parse off
         ethtool -K {NIC} tx-vlan-hw-insert off tx-vlan-stag-hw-insert off"
     ))
 }

@@ -217,7 +217,8 @@ impl Udp {
 const REACHES_VXLAN: u64 = 1 << Reason::NotOurAddress as u32
     | 1 << Reason::IpOptions as u32
     | 1 << Reason::Fragment as u32
-    | 1 << Reason::Malformed as u32;
+    | 1 << Reason::Malformed as u32
+    | 1 << Reason::Segments as u32;
 
 /// Whether a packet on the NIC that is not forwarded for `reason` must be checked or sampled.
 #[inline(always)]

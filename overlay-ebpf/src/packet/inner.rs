@@ -45,6 +45,17 @@ pub(crate) fn ipv6(packet: Packet) -> Option<Ip> {
     Some(Ip { tos: header.vcf[0] << 4 | header.vcf[1] >> 4, l4: Some(ETH_LEN + IPV6_LEN), protocol: header.next_hdr })
 }
 
+/// Whether the frame behind the outer headers is TCP, as far as its first IP header shows.
+#[inline(always)]
+pub(crate) fn is_tcp(packet: Packet) -> bool {
+    let protocol = match packet.load(OVERHEAD + ETH_LEN - 2).map(u16::from_be) {
+        Some(ETH_P_IPV4) => packet.load(ENCAP_LEN + 9),
+        Some(ETH_P_IPV6) => packet.load(ENCAP_LEN + 6),
+        _ => None,
+    };
+    protocol == Some(IPPROTO_TCP)
+}
+
 /// The reason why an IPv6 packet at `offset` with this next header takes the kernel path: a bridge with suppression of
 /// neighbour solicitations and a VXLAN device with `proxy` answer these, as they do ARP. Like the programs, they do not
 /// look behind extension headers (`br_is_nd_neigh_msg` in net/bridge/br_arp_nd_proxy.c, `vxlan_xmit` in

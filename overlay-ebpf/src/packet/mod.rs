@@ -6,6 +6,7 @@ pub(crate) mod encap;
 pub(crate) mod inner;
 pub(crate) mod outer;
 pub(crate) mod redirect;
+pub(crate) mod segments;
 pub(crate) mod switch;
 
 use core::mem::MaybeUninit;

@@ -3,11 +3,11 @@
 
 use overlay_common::{
     Reason, ecn,
-    maps::{FdbEntry, FdbKey, Peer, PeerKey, flags},
+    maps::{FdbEntry, FdbKey, Peer, PeerKey, Underlay, flags},
     wire::{ENCAP_LEN, IPV6_LEN},
 };
 
-use super::{Packet, Size, antispoof, inner::Inner, outer::Outer};
+use super::{Packet, Size, antispoof, inner::Inner, outer::Outer, segments};
 use crate::{
     heartbeat,
     maps::{OVL_FDB, OVL_NETWORKS, OVL_PEERS, OVL_UNDERLAY},
@@ -37,7 +37,10 @@ pub(crate) enum L2 {
 #[inline(always)]
 pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Reason> {
     let outer = Outer::read(packet)?;
-    check_address(&outer, l2)?;
+    let underlay = check_address(&outer, &l2)?;
+    if matches!(l2, L2::Stack { .. }) {
+        segments::check(packet, size, &outer, underlay)?;
+    }
     let vni = outer.vni(size)?;
     let peer = peer(&outer, vni)?;
     if !peer.is_plain(outer.port) {
@@ -56,16 +59,16 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
 
 /// Whether a datagram is for a VXLAN port and an address of this host.
 #[inline(always)]
-fn check_address(outer: &Outer, l2: L2) -> Result<(), Reason> {
+fn check_address(outer: &Outer, l2: &L2) -> Result<&'static Underlay, Reason> {
     let underlay = OVL_UNDERLAY.get(0).ok_or(Reason::NotVxlan)?;
     if !underlay.has_port(outer.port) {
         return Err(Reason::NotVxlan);
     }
     let to_host = match l2 {
-        L2::Stack { to_host } => to_host,
+        L2::Stack { to_host } => *to_host,
         L2::Compare => outer.mac() == underlay.mac,
     };
-    if !to_host || outer.ip().dst_addr != underlay.addr { Err(Reason::NotOurAddress) } else { Ok(()) }
+    if !to_host || outer.ip().dst_addr != underlay.addr { Err(Reason::NotOurAddress) } else { Ok(underlay) }
 }
 
 /// The peer that a packet is from.

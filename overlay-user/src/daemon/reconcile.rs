@@ -26,7 +26,7 @@ use crate::{
         host::{self, DesiredHost, HostChanges, Phase},
         tables::{self, Changes, Facts},
     },
-    sys::{fault, netns},
+    sys::{ethtool, fault, netns},
 };
 
 /// FDB entries above which a full comparison temporarily allocates tens of MB.
@@ -482,6 +482,8 @@ impl Daemon {
             facts.underlay_ifindex = underlay.index;
             facts.underlay_mac = underlay.mac;
             facts.underlay_mtu = underlay.mtu;
+            // A change of features is an event of the link.
+            facts.underlay_segments = !ethtool::merges_segments(&underlay.name).unwrap_or(true);
         }
         facts.xfrm = self.applied.xfrm;
         facts.ports.clone_from(&self.applied.managed.judged.ports);

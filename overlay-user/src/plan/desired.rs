@@ -28,6 +28,8 @@ pub(crate) struct Facts {
     pub underlay_mac: MacAddr,
     /// MTU of the underlay device, in bytes.
     pub underlay_mtu: u32,
+    /// The underlay device does not merge TCP segments (GRO).
+    pub underlay_segments: bool,
     /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one use the
     /// kernel path.
     pub ports: BTreeMap<(Vni, String), PortFact>,
@@ -462,7 +464,8 @@ impl<'a> Builder<'a> {
         let Self { mut tables, udp_ports, facts, local, .. } = self;
         let ports: Vec<u16> = udp_ports.into_iter().collect();
         let underlay = Underlay::new(local.octets(), facts.underlay_mac, facts.underlay_ifindex, &ports);
-        let flags = tables.networks.values().fold(0, |flags, network| flags | network.flags) as u16;
+        let segments = if facts.underlay_segments { flags::SEGMENTS } else { 0 };
+        let flags = tables.networks.values().fold(segments, |flags, network| flags | network.flags) as u16;
         tables.underlay.extend(underlay.map(|underlay| (0, Underlay { flags, ..underlay })));
         tables
     }

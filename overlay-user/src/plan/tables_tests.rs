@@ -409,7 +409,12 @@ proptest! {
             }
         }
         let any = view.networks().values().any(|network| network.network().strict);
-        prop_assert_eq!(u32::from(tables.underlay().flags), if any { flags::STRICT } else { 0 });
+        let strict = if any { flags::STRICT } else { 0 };
+        prop_assert_eq!(u32::from(tables.underlay().flags), strict);
+        let facts = Facts { underlay_segments: true, ..facts(&view, true) };
+        let tables = desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap();
+        let expected = if tables.networks.is_empty() { 0 } else { strict | flags::SEGMENTS };
+        prop_assert_eq!(u32::from(tables.underlay().flags), expected);
     }
 
     #[test]

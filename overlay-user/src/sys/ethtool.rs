@@ -53,6 +53,14 @@ pub(crate) fn removes_vlan_tags(device: &str) -> io::Result<bool> {
     Ok(Features::read(device)?.iter().any(|(name, is_on)| is_on && is_removal(name)))
 }
 
+/// Whether a device of the calling thread's network namespace merges TCP segments (generic receive offload).
+///
+/// # Errors
+/// As [`Features::read`].
+pub(crate) fn merges_segments(device: &str) -> io::Result<bool> {
+    Ok(Features::read(device)?.iter().any(|feature| feature == ("rx-gro", true)))
+}
+
 /// The features of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Features(Vec<(u32, u32)>);

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::{
     Expected,
+    objects::gro,
     plan::{Local, NextHop, Nic, Plan, PlannedNetwork, Remote, inner_mtu},
 };
 use crate::lab::{Endpoint, NETNS_DIR, NIC, NetNs, Network};
@@ -124,6 +125,7 @@ impl Expected<'_> {
             mac: links.mac(NIC).unwrap_or_default(),
             ifindex: index(links.get(NIC)),
             mtu: links.get(NIC).map_or(0, |nic| number(&nic["mtu"])),
+            has_gro: gro(self.host, NIC)?,
         };
         let (networks, sandboxes, next_hops) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut plan = Plan { nic, networks, sandboxes, next_hops, deadline: self.deadline };

@@ -257,7 +257,7 @@ fn found_inside(facts: &mut Facts, name: &str, endpoint: &Endpoint, host_end: &V
     Ok(())
 }
 
-fn gro(ns: &NetNs, device: &str) -> Result<bool> {
+pub(super) fn gro(ns: &NetNs, device: &str) -> Result<bool> {
     let features = ns.try_run(&["ethtool", "-k", device])?;
     Ok(features.lines().any(|line| line == "generic-receive-offload: on"))
 }

@@ -56,6 +56,8 @@ pub(super) struct Nic {
     pub(super) mac: MacAddr,
     pub(super) ifindex: u32,
     pub(super) mtu: u32,
+    /// Generic receive offload is on.
+    pub(super) has_gro: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -183,8 +185,9 @@ impl Plan {
         let used: BTreeSet<u16> = self.networks.iter().map(|network| network.udp_port).collect();
         let mut ports = [used.first().copied().unwrap_or_default(); UDP_PORTS];
         ports.iter_mut().zip(&used).for_each(|(port, used)| *port = *used);
-        let Nic { address, mac, ifindex, .. } = self.nic;
-        let flags = self.networks.iter().any(|network| network.is_strict).into();
+        let Nic { address, mac, ifindex, has_gro, .. } = self.nic;
+        let strict = if self.networks.iter().any(|network| network.is_strict) { flags::STRICT } else { 0 };
+        let flags = (strict | if has_gro { 0 } else { flags::SEGMENTS }) as u16;
         Underlay { addr: address.octets(), mac: mac.0, ports, flags, ifindex }
     }
 

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use overlay_common::{Reason, maps::FdbEntry};
+use overlay_common::{
+    Reason,
+    maps::{FdbEntry, Underlay, flags},
+};
 use overlay_tests::{
     check::until,
     lab::{Container, Host, NIC, NetNs, Offload, OffloadSocket, docker_mac, private_directory},
@@ -18,7 +21,7 @@ use overlay_tests::{
 };
 use overlay_user::testing::{
     apply::Counters,
-    plan::{Changes, Fdb},
+    plan::{Changes, Fdb, Underlays},
 };
 
 use crate::{
@@ -232,9 +235,13 @@ impl Pair {
 
 impl End {
     fn open(pins: &FilePath) -> Self {
-        let maps = WritableMaps::open(pins).unwrap();
-        let entry = maps.read().unwrap().fdb[&gindemo2()];
-        Self { maps, entry }
+        let mut maps = WritableMaps::open(pins).unwrap();
+        let tables = maps.read().unwrap();
+        // The programs deliver also what they would leave to the kernel, because the NIC does not merge it.
+        let underlay = tables.underlay();
+        let flags = underlay.flags & !flags::SEGMENTS as u16;
+        maps.write(&Changes::set::<Underlays>(0, Underlay { flags, ..underlay })).unwrap();
+        Self { maps, entry: tables.fdb[&gindemo2()] }
     }
 }
 

@@ -12,6 +12,7 @@ mod mtu;
 mod random;
 mod reasons;
 mod rfc6040;
+mod segments;
 mod shim;
 mod spoofed;
 mod strict;

@@ -3,13 +3,13 @@
 use overlay_common::{
     MacAddr, Reason, Verdict,
     event::SAMPLE_LEN,
-    maps::{Count, FdbEntry, Port, Traffic, Vtep, flags},
+    maps::{Count, FdbEntry, Port, Traffic, Underlay, Vtep, flags},
 };
 use overlay_tests::{
     frame::{Inner, L4, Outer, Station, Version, arp_request, fix_ipv4_checksum, tagged},
     program::{
-        GINDEMO1, GINDEMO2, Hook, MTU, NEIGHBOUR, OTHER_UDP_PORT, Programs, SLOT, STRICT_VNI, Skb, VNI, VTEP,
-        assert_bytes, from_node2, inbound, outbound, port, to_node2,
+        GINDEMO1, GINDEMO2, Hook, MTU, NEIGHBOUR, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SLOT, STRICT_VNI, Skb,
+        UDP_PORT, VNI, VTEP, assert_bytes, from_node2, inbound, outbound, port, to_node2,
     },
 };
 
@@ -268,6 +268,12 @@ every_reason! {
         fix_ipv4_checksum(&mut packet, 14);
         strict(Hook::NicIn, packet)
     };
+    tcp_segments_are_passed_to_kernel_if_nic_does_not_merge: Segments =
+        received(Hook::NicIn, TCP).with(|programs| {
+            let underlay = Underlay::new(NODE1, NODE1_MAC, programs.nic, &[UDP_PORT]).unwrap();
+            programs.underlay(Underlay { flags: flags::SEGMENTS as u16, ..underlay });
+            programs.many_segments(from_node2().udp_src);
+        });
 }
 
 /// gindemo1's network is strict.

@@ -23,6 +23,7 @@ mod overlap;
 mod reports;
 mod rewrite;
 mod routes;
+mod segments;
 mod several_daemons;
 mod underlay;
 mod xdp;

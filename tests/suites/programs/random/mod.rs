@@ -103,7 +103,8 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn programs_match_reference_model() {
-    let never = [Reason::OtherDevice, Reason::InnerIpv6, Reason::Unfinished];
+    // Packets in a tick are not repeatable: `segments.rs` counts them.
+    let never = [Reason::OtherDevice, Reason::InnerIpv6, Reason::Unfinished, Reason::Segments];
     fuzz(Constants::default(), Programs::empty(), 70, &never);
 }
 
@@ -112,5 +113,5 @@ fn programs_match_reference_model() {
 fn sandbox_programs_match_reference_model() {
     let constants = Constants { netns_id: SANDBOX.into(), shim: SHIM, vni: VNI, decap_ipv6: false };
     let globals = [("OVL_NETNS_ID", constants.netns_id), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI), ("OVL_DECAP_IPV6", 0)];
-    fuzz(constants, Programs::with_globals(&globals), 30, &[Reason::Unfinished]);
+    fuzz(constants, Programs::with_globals(&globals), 30, &[Reason::Unfinished, Reason::Segments]);
 }
