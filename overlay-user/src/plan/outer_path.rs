@@ -187,6 +187,9 @@ impl<'a> Walk<'a> {
             Some(NEW)
         } else if base.hook == NetfilterHook::Ingress || base.priority < TRACKING {
             self.state.map(|state| if state == UNTRACKED { UNTRACKED } else { INVALID })
+        } else if base.priority == TRACKING {
+            // Before or after connection tracking, as they were registered.
+            None
         } else {
             self.state
         };

@@ -103,6 +103,15 @@ fn state_of_packets_depends_on_tracking() {
     // No connection is known before it.
     assert!(!raw(&[verdict(vec![state(INVALID)], DROP)], &[]));
     assert!(raw(&only(INVALID), &[]));
+    // Nor after it if the chain runs beside it.
+    for (priority, expected) in [(TRACKING - 1, true), (TRACKING, false), (TRACKING + 1, false)] {
+        let rules = only(INVALID);
+        let chains = self::chains(&[("r", (NetfilterHook::Prerouting, priority), &rules)]);
+        assert_eq!(judge(&chains, &packet(true)).is_ok(), expected, "{priority}");
+        let rules = only(NEW | ESTABLISHED);
+        let chains = self::chains(&[("r", (NetfilterHook::Prerouting, priority), &rules)]);
+        assert_eq!(judge(&chains, &packet(true)).is_ok(), priority > TRACKING, "{priority}");
+    }
     assert!(raw(&[untracked(vec![])], &only(UNTRACKED)));
     assert!(!raw(&[untracked(vec![])], &only(NEW | ESTABLISHED)));
     assert!(!raw(&[untracked(vec![Test::Other])], &only(UNTRACKED)));
@@ -132,6 +141,7 @@ fn mark_at_the_routing_decision_is_known() {
     let output = NetfilterHook::Output;
     assert_eq!(mark(&[], output), Some(0));
     assert_eq!(mark(&[marks(vec![], 5), xor.clone()], output), Some(7));
+    assert_eq!(mark(&[marks(vec![], 7), xor.clone()], output), Some(5));
     assert_eq!(mark(&[marks(vec![Test::Other], 5)], output), None);
     assert_eq!(mark(&[marks(vec![Test::Other], 0)], output), Some(0));
     assert_eq!(mark(&[marks(vec![state(NEW)], 5)], output), None);

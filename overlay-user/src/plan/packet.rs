@@ -84,3 +84,21 @@ impl Known<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_with_unknown_bits_matches_what_its_known_bits_allow() {
+        let mut known = Known::default();
+        // 0bxx1
+        known.numbers.insert(Field::Mark, (1, 1));
+        let matches = |mask, first, last| known.number(Field::Mark, mask, first, last);
+        assert_eq!(matches(1, 1, 1), Match::All);
+        assert_eq!(matches(1, 0, 0), Match::None);
+        assert_eq!(matches(7, 3, 3), Match::Some);
+        assert_eq!(matches(7, 2, 2), Match::None);
+        assert_eq!(matches(7, 2, 3), Match::Some);
+    }
+}
