@@ -4,7 +4,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     os::fd::{AsFd as _, AsRawFd as _},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -24,6 +24,9 @@ use crate::lab::{Cluster, ClusterHost, Daemon, Endpoint, Lab, NetNs};
 
 /// The case's name.
 pub(super) const NAME: &str = "load";
+
+/// Number of ports of [`ports`].
+const PORTS: u32 = 50;
 
 /// Number of VTEPs of the endpoints.
 const HOSTS: u32 = 4_000;
@@ -99,6 +102,41 @@ pub(super) fn daemon(entries: u32, environment: &Environment, round: usize, resu
          file read, kernel path and maps written.",
     );
     daemon.down()
+}
+
+/// Starts a daemon without ports and with [`PORTS`], on interfaces that exist: time per port. Most of it is the
+/// attachment of the programs: one for each port, two in a strict network.
+pub(super) fn ports(environment: &Environment, round: usize, results: &mut Results) -> Result<()> {
+    for (is_strict, path) in [(false, "tc"), (true, "strict")] {
+        let without = with_ports(0, is_strict, environment)?;
+        let time = with_ports(PORTS, is_strict, environment)?.saturating_sub(without) / PORTS;
+        results.add("load_ports", DURATION, path, &[], round, time.as_secs_f64() * 1e3);
+    }
+    results.note("`load_ports` is the time per port until a daemon that starts with 50 of them is ready.");
+    Ok(())
+}
+
+fn with_ports(count: u32, is_strict: bool, environment: &Environment) -> Result<Duration> {
+    let lab = Lab::builder(1).build()?;
+    let mut cluster = Cluster::example(&lab);
+    let network = cluster.networks.first_mut().context("the example has a network")?;
+    network.strict = is_strict;
+    let (network, host) = (network.name.clone(), lab.host(1));
+    cluster.endpoints = Vec::new();
+    for number in 0..count {
+        let port = format!("port{number}");
+        host.try_script(&format!("ip link add {port} up type veth peer name far{number}\nip link set far{number} up"))?;
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 1, 10)) + number);
+        let endpoint = Endpoint::new(&network, &port, ip, host.name());
+        cluster.endpoints.push(Endpoint { port: Some(port), ..endpoint });
+    }
+    let config = environment.files.join("ports.toml");
+    cluster.write(&config)?;
+    let start = Instant::now();
+    let daemon = Daemon::start_binary(&environment.overlay, host, &config, &environment.pins.join("load-ports"))?;
+    let time = start.elapsed();
+    daemon.down()?;
+    Ok(time)
 }
 
 /// Resident memory of a daemon, in MiB.

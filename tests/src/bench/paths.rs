@@ -17,7 +17,7 @@ use crate::{
         Container, Flavour, Host, Lab, NIC, NetNs, docker_mac, kernel_vxlan,
         traffic::{Ping, ping},
     },
-    testbed::Testbed,
+    testbed::{Testbed, prepare_xdp},
 };
 
 /// VNI of the running example.
@@ -39,6 +39,8 @@ pub(super) enum Kind {
     Kernel,
     /// A VXLAN device in collect-metadata mode with `bpf_skb_set_tunnel_key`, as in Cilium.
     Metadata,
+    /// The same without the offloads that `xdp` has to turn off on a veth.
+    KernelNoOffload,
     /// overlay with `rx = "tc"`.
     Tc,
     /// overlay with `rx = "xdp"`: all packets but TCP are received by XDP.
@@ -48,8 +50,15 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::BoundHost, Self::BoundRedirect, Self::Kernel, Self::Metadata, Self::Tc, Self::Xdp];
+    pub(super) const ALL: [Self; 7] = [
+        Self::BoundHost,
+        Self::BoundRedirect,
+        Self::Kernel,
+        Self::KernelNoOffload,
+        Self::Metadata,
+        Self::Tc,
+        Self::Xdp,
+    ];
 
     /// The paths of overlay.
     pub(super) const OVERLAY: [Self; 2] = [Self::Tc, Self::Xdp];
@@ -59,11 +68,26 @@ impl Kind {
             Self::BoundHost => "bound-host",
             Self::BoundRedirect => "bound-redirect",
             Self::Kernel => "kernel",
+            Self::KernelNoOffload => "kernel-tx-off",
             Self::Metadata => "metadata",
             Self::Tc => "tc",
             Self::Xdp => "xdp",
             Self::Strict => "strict",
         }
+    }
+
+    /// The kernel's path with the same offloads, for the paths that must not be slower.
+    pub(super) const fn kernel(self) -> Option<Self> {
+        match self {
+            Self::Tc => Some(Self::Kernel),
+            Self::Xdp => Some(Self::KernelNoOffload),
+            _ => None,
+        }
+    }
+
+    /// Whether the NICs have the checksum offload that super-packets need.
+    fn has_offload(self) -> bool {
+        !matches!(self, Self::Xdp | Self::KernelNoOffload)
     }
 }
 
@@ -94,11 +118,14 @@ impl Path {
             Kind::BoundHost => path.configure_hosts()?,
             Kind::BoundRedirect => path.configure_redirects()?,
             Kind::Metadata => path.configure_tunnels()?,
-            Kind::Kernel => {
+            Kind::Kernel | Kind::KernelNoOffload => {
                 let Testbed { lab, cluster, .. } = &path.testbed;
                 let network = &cluster.networks.first().context("the example has a network")?.name;
                 for host in lab.hosts() {
                     kernel_vxlan(host, cluster, network, Flavour::Docker)?;
+                    if !kind.has_offload() {
+                        prepare_xdp(host)?;
+                    }
                 }
                 path.next_hop = Device::read(path.server(), "eth0")?.mac;
             }
@@ -222,11 +249,13 @@ impl Path {
     /// Sets the offloads of the NICs.
     pub(super) fn set_wire(&self, wire: Wire) -> Result<()> {
         let on = |on| if on { "on" } else { "off" };
-        let mut command = vec!["ethtool", "-K", NIC, "gro", on(wire == Wire::Merged)];
-        if self.kind != Kind::Xdp {
+        // Without checksum offload there are no super-packets on the wire, as on one between NICs: these merge.
+        let merges = wire == Wire::Merged || wire == Wire::SuperPackets && !self.kind.has_offload();
+        let mut command = vec!["ethtool", "-K", NIC, "gro", on(merges)];
+        if self.kind.has_offload() {
             let features = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tso", "gso"];
             command.extend(features.into_iter().flat_map(|feature| [feature, on(wire == Wire::SuperPackets)]));
-        } // Without checksum offload there are no super-packets.
+        }
         self.testbed.lab.hosts().iter().try_for_each(|host| host.try_run(&command).map(drop))
     }
 }

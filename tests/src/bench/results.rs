@@ -81,6 +81,17 @@ impl Figure {
         Summary::of(stats::ratios(&self.series(path)?.rounds, &self.series(baseline)?.rounds))
     }
 
+    /// The 95 % interval of the rounds' ratios of `path` to `baseline`, if `path` is worse in all of it.
+    pub(super) fn worse(&self, path: &str, baseline: &str) -> Option<(f64, f64)> {
+        let ratios = stats::ratios(&self.series(path)?.rounds, &self.series(baseline)?.rounds);
+        let (low, high) = stats::interval(ratios)?;
+        let is_worse = match self.metric.better {
+            Better::Higher => high < 1.0,
+            Better::Lower => low > 1.0,
+        };
+        is_worse.then_some((low, high))
+    }
+
     /// `udp_rr p50`: case and metric.
     pub(super) fn name(&self) -> String {
         format!("{} {}", self.case, self.metric.name)
@@ -153,6 +164,23 @@ mod tests {
         assert_eq!(figure.ratio("kernel", "kernel"), None);
         assert_eq!(figure.ratio("xdp", "kernel"), None);
         assert_eq!(results.figure("udp64", P50).map(Figure::name), None);
+    }
+
+    #[test]
+    fn path_is_worse_if_all_of_the_interval_is() {
+        let mut results = Results::default();
+        for (round, factor) in [0.97, 0.9, 0.95, 0.99, 0.96].into_iter().enumerate() {
+            for (metric, value) in [(PACKETS, factor), (P50, 1.0 / factor)] {
+                results.add("udp64", metric, "kernel", &["kernel"], round, 1.0);
+                results.add("udp64", metric, "tc", &["kernel"], round, value);
+            }
+        }
+        assert_eq!(results.figures[0].worse("tc", "kernel"), Some((0.9, 0.99)));
+        assert_eq!(results.figures[1].worse("tc", "kernel"), Some((1.0 / 0.99, 1.0 / 0.9)));
+        assert_eq!(results.figures[0].worse("kernel", "tc"), None);
+        assert_eq!(results.figures[0].worse("xdp", "kernel"), None);
+        results.add("udp64", PACKETS, "tc", &["kernel"], 2, 1.0);
+        assert_eq!(results.figures[0].worse("tc", "kernel"), None);
     }
 
     #[test]

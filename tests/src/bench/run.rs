@@ -1,6 +1,6 @@
 //! The plan of a run: cases, paths and their order.
 
-use std::{path::Path as FilePath, time::Duration};
+use std::{fmt::Write as _, path::Path as FilePath, time::Duration};
 
 use anyhow::{Result, ensure};
 
@@ -113,6 +113,23 @@ impl Plan {
         against::measure(&Selection { cases, kinds, test_run, rounds, duration }, new, old, limit)
     }
 
+    /// The figures in which overlay is slower than the kernel, one line each, and whether there are none.
+    pub(super) fn verdict(results: &Results) -> (String, bool) {
+        let mut slower = String::new();
+        for figure in &results.figures {
+            for (path, kernel) in
+                Kind::OVERLAY.into_iter().filter_map(|kind| Some((kind.name(), kind.kernel()?.name())))
+            {
+                if let Some((low, high)) = figure.worse(path, kernel) {
+                    let _ = writeln!(slower, "- {} over {path}: {low:.3}–{high:.3} of `{kernel}`", figure.name());
+                }
+            }
+        }
+        let is_empty = slower.is_empty();
+        let verdict = if is_empty { "none\n" } else { &slower };
+        (format!("\nSlower than the kernel (95 % interval of the rounds' ratios):\n\n{verdict}"), is_empty)
+    }
+
     /// Measures a Docker Swarm instead.
     pub(super) fn measure_swarm(self, overlay: &FilePath) -> Result<Results> {
         swarm::measure(self.rounds, self.duration, overlay)
@@ -184,7 +201,10 @@ impl Plan {
     }
 
     fn load(&self, environment: &Environment, results: &mut Results) -> Result<()> {
-        (0..self.rounds).try_for_each(|round| load::tables(self.entries, environment, round, results))?;
+        (0..self.rounds).try_for_each(|round| {
+            load::tables(self.entries, environment, round, results)?;
+            load::ports(environment, round, results)
+        })?;
         for entries in [0, self.entries] {
             load::daemon(entries, environment, 0, results)?;
         }

@@ -52,6 +52,23 @@ fn median(values: &mut [f64]) -> Option<f64> {
     }
 }
 
+/// The 95 % interval of the median, by order statistics: the narrowest pair of ranks between which the median of the
+/// distribution lies with this probability, whatever the distribution. All values if there are fewer than six.
+pub(super) fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    // Of `count` fair coins, the probability of at most `skip` heads.
+    let count = values.len();
+    let (mut term, mut below, mut skip) = (0.5_f64.powi(i32::try_from(count).ok()?), 0.0, 0);
+    while 2.0 * (below + term) <= 0.05 {
+        below += term;
+        term *= (count - skip) as f64 / (skip + 1) as f64;
+        skip += 1;
+    }
+    // At most `skip - 1` values may be left out at each end.
+    let skip = skip.saturating_sub(1);
+    Some((*values.get(skip)?, *values.get(count.checked_sub(skip + 1)?)?))
+}
+
 /// The ratios of the rounds that have both values.
 pub(super) fn ratios(ours: &BTreeMap<usize, f64>, theirs: &BTreeMap<usize, f64>) -> Vec<f64> {
     let both = ours.iter().filter_map(|(round, our)| Some((our, theirs.get(round)?)));
@@ -104,6 +121,20 @@ impl Ratio {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interval_leaves_out_what_95_percent_allow() {
+        let of = |count: u32| interval((0..count).rev().map(f64::from).collect());
+        assert_eq!(of(0), None);
+        assert_eq!(of(1), Some((0.0, 0.0)));
+        assert_eq!(of(5), Some((0.0, 4.0)));
+        // Table of the sign test: 1 of 9 and of 11, 2 of 12, 5 of 20.
+        assert_eq!(of(8), Some((0.0, 7.0)));
+        assert_eq!(of(9), Some((1.0, 7.0)));
+        assert_eq!(of(11), Some((1.0, 9.0)));
+        assert_eq!(of(12), Some((2.0, 9.0)));
+        assert_eq!(of(20), Some((5.0, 14.0)));
+    }
 
     fn rounds(values: &[f64]) -> BTreeMap<usize, f64> {
         values.iter().copied().enumerate().collect()
