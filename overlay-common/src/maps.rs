@@ -76,12 +76,12 @@ pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
 /// VTEP index modulo the number of entries → [`Identification`]. The entries are shared by all CPUs.
 pub const IP_IDS: Map = map("OVL_IP_IDS", Class::Learned, 1_024);
 
-/// Outer UDP source port modulo the number of entries → [`Segments`]. The entries are shared by all CPUs.
-pub const SEGMENTS: Map = map("OVL_SEGMENTS", Class::Learned, 1_024);
+/// Outer UDP source port modulo 512, times 2, plus 1 for TCP → [`Flow`]. The entries are shared by all CPUs.
+pub const FLOWS: Map = map("OVL_FLOWS", Class::Learned, 1_024);
 
 /// All maps, in the order of the packet path.
 pub const MAPS: [Map; 15] = [
-    PORTS, FDB, VTEPS, IP_IDS, PEERS, NETWORKS, UNDERLAY, SEGMENTS, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT,
+    PORTS, FDB, VTEPS, IP_IDS, PEERS, NETWORKS, UNDERLAY, FLOWS, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT,
     EVENTS, SAMPLED,
 ];
 
@@ -339,23 +339,31 @@ impl Underlay {
     }
 }
 
-/// Value of `OVL_SEGMENTS`: large TCP segments of a flow that arrive one by one.
+/// Value of `OVL_FLOWS`: whether flows from the underlay take the kernel path.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Segments {
-    /// Tick of `bpf_jiffies64` of the last one. From [`Segments::MANY`] on: of the last packet of the flow.
+pub struct Flow {
+    /// Tick of `bpf_jiffies64` of the last packet that counted or took the kernel path.
     pub jiffies: u64,
-    /// Their number in that tick, without a super-packet between them.
-    pub count: u64,
+    /// TCP: large segments in that tick, without a super-packet between them. [`Flow::MANY`]: the flow takes the kernel
+    /// path.
+    pub packets: u64,
 }
 
-impl Segments {
-    /// From this number in a tick on, the flow takes the kernel path.
+impl Flow {
+    /// From this number of segments in a tick on, the kernel can merge what the NIC does not.
     pub const MANY: u64 = 16;
-    /// It returns after this number of ticks without a packet: longer than the kernel has packets in its queues.
-    pub const PAUSE: u64 = 64;
     /// Length of a large segment from the outer Ethernet header on, in bytes.
     pub const LARGE: u32 = 1_000;
+    /// A flow returns after this number of ticks without a packet: longer than the kernel has packets in its queues.
+    pub const PAUSE: u64 = 64;
+
+    /// Whether packets take the kernel path at the tick `now`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn takes_kernel_path(&self, now: u64) -> bool {
+        self.packets >= Self::MANY && now < self.jiffies.wrapping_add(Self::PAUSE)
+    }
 }
 
 /// The one value of `OVL_HEARTBEAT`: the heartbeat deadline and the epoch.
@@ -462,7 +470,7 @@ mod user {
         super::Peer,
         super::Network,
         super::Underlay,
-        super::Segments,
+        super::Flow,
         super::Heartbeat,
         super::Count,
         super::Sampled,

@@ -138,7 +138,7 @@ reasons! {
     OtherDevice = "other_device" => Kernel,
     /// The packet exceeds the MTU of the network or of the route.
     Oversize = "oversize" => Kernel,
-    /// A GSO super-packet of a kind that the programs cannot encapsulate or decapsulate.
+    /// A GSO super-packet of a kind that the programs cannot encapsulate or decapsulate, or a packet behind one.
     Gso = "gso" => Kernel,
     /// The outer header marks congestion and the inner packet is not ECN-capable; the kernel drops it (RFC 6040).
     Ecn = "ecn" => Kernel,

@@ -7,8 +7,8 @@ use aya_ebpf::{
 use overlay_common::{
     Event,
     maps::{
-        self, Count, FdbEntry, FdbKey, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Sampled,
-        Segments, Traffic, Underlay, Vtep,
+        self, Count, FdbEntry, FdbKey, Flow, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Sampled,
+        Traffic, Underlay, Vtep,
     },
 };
 
@@ -34,7 +34,7 @@ pub(crate) static OVL_NETWORKS: HashMap<u32, Network, { maps::NETWORKS.entries a
 pub(crate) static OVL_UNDERLAY: Array<Underlay, 1> = Array::new();
 
 #[btf_map]
-pub(crate) static OVL_SEGMENTS: Array<Segments, { maps::SEGMENTS.entries as usize }> = Array::new();
+pub(crate) static OVL_FLOWS: Array<Flow, { maps::FLOWS.entries as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static OVL_HEARTBEAT: Array<Heartbeat, 1> = Array::new();

@@ -16,8 +16,8 @@ use aya::{
 use overlay_common::{
     Event, MacAddr, Reason,
     maps::{
-        self, Count, FdbEntry, FdbKey, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Segments,
-        Traffic, Underlay, Vtep, flags,
+        self, Count, FdbEntry, FdbKey, Flow, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Traffic,
+        Underlay, Vtep, flags,
     },
     names,
     outer::OuterHeader,
@@ -230,7 +230,7 @@ impl Programs {
         for (name, value) in globals {
             loader.override_global(name, value, true);
         }
-        let sized = [maps::UNDERLAY, maps::HEARTBEAT, maps::REASONS, maps::EVENTS, maps::SAMPLED, maps::SEGMENTS];
+        let sized = [maps::UNDERLAY, maps::HEARTBEAT, maps::REASONS, maps::EVENTS, maps::SAMPLED, maps::FLOWS];
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, tables::SIZE);
         }
@@ -365,10 +365,15 @@ impl Programs {
         u64::from_ne_bytes(now[..8].try_into().expect("eight bytes"))
     }
 
-    /// Makes flows with this outer source port take the kernel path.
+    /// Makes TCP flows with this outer source port take the kernel path.
     pub fn many_segments(&mut self, udp_src: u16) {
-        let index = u32::from(udp_src) % maps::SEGMENTS.entries;
-        self.set(maps::SEGMENTS.name, index, Segments { jiffies: self.jiffies(), count: Segments::MANY });
+        let index = u32::from(udp_src) * 2 % maps::FLOWS.entries + 1;
+        self.set(maps::FLOWS.name, index, Flow { jiffies: self.jiffies(), packets: Flow::MANY });
+    }
+
+    /// Makes other flows than TCP with this outer source port take the fast path.
+    pub fn no_super_packets(&mut self, udp_src: u16) {
+        self.set(maps::FLOWS.name, u32::from(udp_src) * 2 % maps::FLOWS.entries, Flow::default());
     }
 
     /// Adds an interface to `OVL_TXPORTS`, the redirect targets of XDP.

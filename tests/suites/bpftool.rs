@@ -86,7 +86,7 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
         (maps::PEERS.name, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0, "flags": 0 })),
         (maps::NETWORKS.name, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
         (maps::UNDERLAY.name, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "flags": 0, "ifindex": 0 })),
-        (maps::SEGMENTS.name, number.clone(), json!({ "jiffies": 0, "count": 0 })),
+        (maps::FLOWS.name, number.clone(), json!({ "jiffies": 0, "packets": 0 })),
         (maps::HEARTBEAT.name, number.clone(), json!({ "epoch": 0, "deadline_jiffies": 0, "deadline_ns": 0 })),
         (maps::REASONS.name, number.clone(), amount),
         (maps::SAMPLED.name, number.clone(), json!({ "next_jiffies": 0, "skipped": 0, "lost": 0 })),

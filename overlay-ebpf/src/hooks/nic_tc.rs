@@ -16,7 +16,7 @@ use overlay_common::{
 use crate::{
     config, counters,
     packet::{
-        self, PACKET_HOST, Size, antispoof, ecn,
+        self, PACKET_HOST, Size, antispoof, ecn, flows,
         redirect::{self, Sent},
         switch::{self, L2, Received},
     },
@@ -40,10 +40,8 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     if received.inner.is_ipv6 && !config::decap_ipv6() {
         return Err(Reason::InnerIpv6);
     }
-    // No helper clears the tunnel GSO bits. TCP accepts such a super-packet; UDP would segment it as a tunnel packet
-    // (`__udp_gso_segment` in `net/ipv4/udp_offload.c`).
-    if skb.gso_size != 0 && received.inner.protocol != IPPROTO_TCP {
-        return Err(Reason::Gso);
+    if received.inner.protocol != IPPROTO_TCP {
+        flows::check_super_packet(packet, skb.gso_size != 0)?;
     }
 
     // The flag changes skb->protocol from IPv4 to IPv6.

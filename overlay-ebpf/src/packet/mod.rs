@@ -3,10 +3,10 @@
 pub(crate) mod antispoof;
 pub(crate) mod ecn;
 pub(crate) mod encap;
+pub(crate) mod flows;
 pub(crate) mod inner;
 pub(crate) mod outer;
 pub(crate) mod redirect;
-pub(crate) mod segments;
 pub(crate) mod switch;
 
 use core::mem::MaybeUninit;

@@ -19,7 +19,6 @@ pub(crate) struct Outer {
     // Pointers: values would be spilled to the stack across map lookups, and references would be tested for null.
     mac: *const [u8; 6],
     ip: *const Ipv4Hdr,
-    udp: *const [u16; 4],
     /// UDP destination port.
     pub(crate) port: u16,
     /// UDP length, in bytes.
@@ -50,7 +49,7 @@ impl Outer {
         let udp: *const [u16; 4] = packet.at(UDP).ok_or(Reason::NotVxlan)?;
         // SAFETY: as above.
         let (port, udp_len) = unsafe { (u16::from_be((*udp)[1]), u16::from_be((*udp)[2])) };
-        Ok(Self { packet, mac, ip, udp, port, udp_len })
+        Ok(Self { packet, mac, ip, port, udp_len })
     }
 
     /// Destination MAC.
@@ -58,13 +57,6 @@ impl Outer {
     pub(crate) fn mac(&self) -> [u8; 6] {
         // SAFETY: bounds were checked by `read`, here and below.
         unsafe { *self.mac }
-    }
-
-    /// UDP source port, which the sender derives from the inner flow.
-    #[inline(always)]
-    pub(crate) fn source_port(&self) -> u16 {
-        // SAFETY: as above.
-        u16::from_be(unsafe { (*self.udp)[0] })
     }
 
     /// The IPv4 header.

@@ -7,7 +7,7 @@ use overlay_common::{
     wire::{ENCAP_LEN, IPV6_LEN},
 };
 
-use super::{Packet, Size, antispoof, inner::Inner, outer::Outer, segments};
+use super::{Packet, Size, antispoof, flows, inner::Inner, outer::Outer};
 use crate::{
     heartbeat,
     maps::{OVL_FDB, OVL_NETWORKS, OVL_PEERS, OVL_UNDERLAY},
@@ -39,7 +39,7 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
     let outer = Outer::read(packet)?;
     let underlay = check_address(&outer, &l2)?;
     if matches!(l2, L2::Stack { .. }) {
-        segments::check(packet, size, &outer, underlay)?;
+        flows::check_segments(packet, size, underlay)?;
     }
     let vni = outer.vni(size)?;
     let peer = peer(&outer, vni)?;

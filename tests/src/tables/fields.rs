@@ -25,7 +25,7 @@ pub const TABLES: [Table; 8] = [
 /// The other maps. Only the packets determine their contents, so nothing else has the same values.
 pub const EXCEPTIONS: [(Map, &str); 7] = [
     (maps::IP_IDS, "counters of packets"),
-    (maps::SEGMENTS, "numbers of packets in a tick"),
+    (maps::FLOWS, "numbers of packets in a tick"),
     (maps::REASONS, "counters"),
     (maps::VNI_STATS, "counters"),
     (maps::VTEP_STATS, "counters"),

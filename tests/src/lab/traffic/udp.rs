@@ -41,6 +41,8 @@ pub struct Datagrams {
     pub per_second: Option<u32>,
     /// Send super-packets (`UDP_SEGMENT`).
     pub gso: bool,
+    /// With `gso`: super-packets of ten datagrams, and a single one after each.
+    pub mixed: bool,
     /// Number and check the datagrams, with a large receive buffer. Otherwise the datagrams are only counted.
     pub checked: bool,
     /// CPUs of sender and receiver.
@@ -51,7 +53,7 @@ impl Default for Datagrams {
     /// 100 datagrams of 64 bytes at a rate without losses.
     fn default() -> Self {
         let cpus = Cpus::default();
-        Self { size: 64, count: 100, per_second: Some(5_000), gso: false, checked: true, cpus }
+        Self { size: 64, count: 100, per_second: Some(5_000), gso: false, mixed: false, checked: true, cpus }
     }
 }
 
@@ -92,7 +94,7 @@ pub fn udp_rate(
     duration: Duration,
     cpus: Cpus,
 ) -> Result<UdpReport> {
-    let plan = Datagrams { size, count: u64::MAX, per_second: None, gso: false, checked: false, cpus };
+    let plan = Datagrams { size, count: u64::MAX, per_second: None, checked: false, cpus, ..Datagrams::default() };
     let flow = UdpFlow::one_way(client, server, address, plan)?;
     std::thread::sleep(duration);
     Ok(flow.stop())
@@ -248,10 +250,14 @@ fn send(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Sent {
         None => super::pin_here(),
         cpu => super::pin(cpu),
     }
-    let batch = if plan.gso { GSO_DATAGRAMS.min((GSO_BYTES / plan.size) as u64).max(1) } else { 1 };
+    let batch = match (plan.gso, plan.mixed) {
+        (false, _) => 1,
+        (true, true) => 10,
+        (true, false) => GSO_DATAGRAMS.min((GSO_BYTES / plan.size) as u64).max(1),
+    };
     let mut buffer = vec![0; plan.size * batch as usize];
     let start = Instant::now();
-    let (mut next, mut times, mut refused) = (0, Vec::new(), None);
+    let (mut next, mut times, mut refused, mut is_single) = (0, Vec::new(), None, false);
     while next < plan.count && !shared.stop.load(Ordering::Relaxed) {
         let elapsed = start.elapsed();
         let due = plan.per_second.map_or(u64::MAX, |rate| (elapsed.as_secs_f64() * f64::from(rate)) as u64 + 1);
@@ -259,7 +265,8 @@ fn send(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Sent {
         let end = due.min(next + BURST).max(next).next_multiple_of(batch).min(plan.count);
         shared.sent.store(end, Ordering::Release);
         while next < end {
-            let count = batch.min(end - next);
+            let count = if is_single { 1 } else { batch.min(end - next) };
+            is_single = plan.mixed && !is_single;
             let length = plan.size * count as usize;
             if plan.is_numbered() {
                 for (datagram, number) in buffer.chunks_mut(plan.size).zip(next..next + count) {

@@ -1,10 +1,11 @@
-//! TCP in single segments: the NIC does not merge them, the kernel's VXLAN device does.
+//! Flows from the underlay that take the kernel path as a whole: TCP in single segments, which the NIC does not merge,
+//! and flows with super-packets that the programs cannot decapsulate.
 
 use std::time::Duration;
 
 use overlay_common::{
     Reason,
-    maps::{Segments, Underlay, flags},
+    maps::{Flow, Underlay, flags},
 };
 use overlay_tests::{
     frame::{L4, Outer, Version},
@@ -12,7 +13,7 @@ use overlay_tests::{
 };
 
 const TCP: L4 = L4::Tcp(35126, 80);
-/// Longer than [`Segments::PAUSE`] ticks at 100 ticks a second.
+/// Longer than [`Flow::PAUSE`] ticks at 100 ticks a second.
 const PAUSE: Duration = Duration::from_millis(700);
 
 /// The programs of a host whose NIC does not merge segments.
@@ -76,7 +77,7 @@ fn many_segments_change_their_whole_flow_to_kernel_path() {
 fn few_segments_in_a_tick_are_decapsulated() {
     let programs = programs();
     let large = packet(Version::V4, TCP, 1400);
-    for _ in 1..Segments::MANY {
+    for _ in 1..Flow::MANY {
         assert_eq!(reason(&programs, &large, 0), Reason::Decap);
     }
 }
@@ -94,7 +95,7 @@ fn other_packets_do_not_change_path() {
     }
     // The sender's super-packets reach this host: what is not part of one is the end of a message.
     for _ in 0..1_000 {
-        for _ in 1..Segments::MANY {
+        for _ in 1..Flow::MANY {
             assert_eq!(reason(&programs, &large, 0), Reason::Decap);
         }
         assert_eq!(reason(&programs, &large, 3), Reason::Decap);
@@ -109,6 +110,30 @@ fn nic_that_merges_segments_keeps_every_flow_on_fast_path() {
     set(&mut programs, 0);
     for _ in 0..1_000 {
         assert_eq!(reason(&programs, &large, 0), Reason::Decap);
+    }
+}
+
+/// A super-packet takes the kernel path, and what is behind it does not overtake it.
+#[test]
+fn single_packets_follow_super_packets_of_their_flow() {
+    let programs = Programs::cluster();
+    for version in [Version::V4, Version::V6] {
+        let of = |l4, length| packet(version, l4, length);
+        let (udp, udp_again, icmp) = (of(L4::Udp(5000, 443), 1200), of(L4::Udp(5000, 443), 60), of(L4::Icmp, 100));
+        let super_packet = Skb { gso_size: 600, gso_segs: 2, ..Skb::default() };
+        assert_eq!(reason(&programs, &udp, 0), Reason::Decap);
+        let follow = || {
+            assert_eq!(programs.run_skb(Hook::NicIn, &udp, super_packet).counted[0].0, Reason::Gso);
+            [&udp, &udp_again, &icmp].into_iter().all(|packet| reason(&programs, packet, 0) == Reason::Gso)
+        };
+        // This process may have waited for a CPU.
+        assert!((0..100).any(|_| follow()));
+        assert_eq!(reason(&programs, &of(TCP, 100), 0), Reason::Decap);
+        let other = Outer { udp_src: from_node2().udp_src ^ 1, ..from_node2() };
+        let other = other.encapsulate(&inbound(version, L4::Udp(5000, 443)).l3_len(1200).bytes());
+        assert_eq!(reason(&programs, &other, 0), Reason::Decap);
+        std::thread::sleep(PAUSE);
+        assert_eq!(reason(&programs, &udp_again, 0), Reason::Decap);
     }
 }
 
