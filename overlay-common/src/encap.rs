@@ -50,9 +50,22 @@ impl EthWords {
     #[must_use]
     pub const fn source_is(self, mac: MacAddr) -> bool {
         let [a, b, c, d, e, f] = mac.0;
-        let mac = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
-        let ethertype = pair(u16::MAX, 6);
-        self.last & !ethertype == mac
+        self.source() == u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
+    /// Whether the source MAC is a valid one (`is_valid_ether_addr` in include/linux/etherdevice.h): neither zero nor a
+    /// group address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_valid_source(self) -> bool {
+        self.source() != 0 && self.last & byte(1, 0) == 0
+    }
+
+    /// The source MAC and two bytes of zeros, in memory order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(self) -> u64 {
+        self.last & !pair(u16::MAX, 6)
     }
 }
 

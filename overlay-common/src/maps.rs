@@ -14,7 +14,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{outer::OuterHeader, wire::MacAddr};
 
 /// Version of the keys and values, recorded as `record/layout:` in the pin root.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// How the contents of a map survive when a new map replaces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub mod flags {
     pub const UDP_CHECKSUM: u32 = 2;
     /// In [`super::Underlay`]: the NIC does not merge TCP segments (GRO is off).
     pub const SEGMENTS: u32 = 4;
+    /// In [`super::Peer`]: the VXLAN device learns the source MAC addresses of the frames that it receives.
+    pub const LEARNING: u32 = 8;
 }
 
 /// Key of `OVL_PORTS`: an interface. Interface indices are unique only within a network namespace.
@@ -273,20 +275,20 @@ pub struct Peer {
     pub vtep: u32,
     /// The network's index in `OVL_VNI_STATS`.
     pub slot: u32,
+    /// The MAC address of the network's VXLAN device.
+    pub device_mac: [u8; 6],
     /// The network's UDP port, host order; 0: its packets take the kernel path.
     pub port: u16,
     /// [`flags`].
-    pub flags: u16,
+    pub flags: u32,
 }
 
 impl Peer {
-    /// Whether the peer uses this UDP port and is not strict, in one comparison.
+    /// Whether the peer uses this UDP port and has no flags.
     #[inline(always)]
     #[must_use]
-    pub fn is_plain(&self, port: u16) -> bool {
-        let [_, _, port_and_flags] = bytemuck::must_cast_ref::<Self, [u32; 3]>(self);
-        let expected = if cfg!(target_endian = "little") { u32::from(port) } else { u32::from(port) << 16 };
-        *port_and_flags == expected
+    pub const fn is_plain(&self, port: u16) -> bool {
+        self.port == port && self.flags == 0
     }
 }
 
@@ -508,10 +510,10 @@ mod tests {
 
     #[test]
     fn peer_is_plain_on_its_port_without_flags() {
-        let peer = Peer { vtep: 1, slot: 2, port: 4789, flags: 0 };
+        let peer = Peer { vtep: 1, slot: 2, device_mac: [2; 6], port: 4789, flags: 0 };
         assert!(peer.is_plain(4789));
         assert!(!peer.is_plain(4790) && !peer.is_plain(0));
-        assert!(!Peer { flags: flags::STRICT as u16, ..peer }.is_plain(4789));
+        assert!(!Peer { flags: flags::STRICT, ..peer }.is_plain(4789));
     }
 
     #[test]

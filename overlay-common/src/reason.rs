@@ -189,6 +189,9 @@ reasons! {
 
     /// TCP in single segments, which the NIC does not merge (GRO); the VXLAN device does.
     Segments = "segments" => Kernel,
+
+    /// The source MAC of a packet from the underlay is invalid, or a VXLAN device that learns does not know it there.
+    Learning = "learning" => Kernel,
 }
 
 #[cfg(test)]

@@ -83,7 +83,11 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
             json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 }),
         ),
         (maps::IP_IDS.name, number.clone(), json!({ "next": 0, "unused": 7 })),
-        (maps::PEERS.name, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0, "flags": 0 })),
+        (
+            maps::PEERS.name,
+            json!({ "vni": 0, "addr": 4 }),
+            json!({ "vtep": 0, "slot": 0, "device_mac": 6, "port": 0, "flags": 0 }),
+        ),
         (maps::NETWORKS.name, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
         (maps::UNDERLAY.name, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "flags": 0, "ifindex": 0 })),
         (maps::FLOWS.name, number.clone(), json!({ "jiffies": 0, "packets": 0 })),

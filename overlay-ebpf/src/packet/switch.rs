@@ -2,7 +2,7 @@
 //! destination port of its inner frame.
 
 use overlay_common::{
-    Reason, ecn,
+    MacAddr, Reason, ecn,
     maps::{FdbEntry, FdbKey, Peer, PeerKey, Underlay, flags},
     wire::{ENCAP_LEN, IPV6_LEN},
 };
@@ -47,9 +47,12 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
         if peer.port != outer.port {
             return Err(Reason::WrongPort);
         }
-        antispoof::check_inner(packet, vni, peer)?;
+        if peer.flags & flags::STRICT != 0 {
+            antispoof::check_inner(packet, vni, peer)?;
+        }
     }
     let inner = Inner::read(packet, size)?;
+    check_source(vni, &inner, peer)?;
     let to = local_port(vni, &inner)?;
     let codepoint = ecn::decapsulate(outer.ip().tos, inner.tos).ok_or(Reason::Ecn)?;
     heartbeat::current()?;
@@ -86,6 +89,26 @@ fn refuse_peer(vni: u32) -> Reason {
         None => Reason::UnknownVni,
         Some(network) if network.flags & flags::STRICT != 0 => Reason::StrictPeer,
         Some(_) => Reason::UnknownPeer,
+    }
+}
+
+/// Checks that the kernel would accept an inner frame from this peer, and learn nothing new.
+///
+/// The VXLAN device drops frames with its own source MAC (`vxlan_set_mac` in drivers/net/vxlan/vxlan_core.c). If it
+/// learns, it also drops or moves a MAC that is behind another VTEP (`vxlan_snoop`). The bridge drops invalid source MACs
+/// (`br_handle_frame` in net/bridge/br_input.c).
+#[inline(always)]
+fn check_source(vni: u32, inner: &Inner, peer: &Peer) -> Result<(), Reason> {
+    if !inner.eth.has_valid_source() || inner.eth.source_is(MacAddr(peer.device_mac)) {
+        return Err(Reason::Learning);
+    }
+    if peer.flags & flags::LEARNING == 0 {
+        return Ok(());
+    }
+    // SAFETY: as for the peers.
+    match unsafe { OVL_FDB.get(FdbKey::from_word(vni, inner.eth.source())) } {
+        Some(entry) if entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep => Ok(()),
+        _ => Err(Reason::Learning),
     }
 }
 

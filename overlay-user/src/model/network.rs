@@ -74,6 +74,10 @@ pub struct Tunnel {
     pub source_ports: (u16, u16),
     /// `udpcsum`: packets have a UDP checksum.
     pub udp_checksum: bool,
+    /// `learning`: the device learns the source MAC addresses of the frames that it receives.
+    pub learns: bool,
+    /// MAC address of the device.
+    pub mac: MacAddr,
 }
 
 /// A bridge port of an external network.

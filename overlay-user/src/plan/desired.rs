@@ -28,6 +28,8 @@ pub(crate) struct Facts {
     pub underlay_mac: MacAddr,
     /// MTU of the underlay device, in bytes.
     pub underlay_mtu: u32,
+    /// MAC addresses of the managed networks' VXLAN devices.
+    pub tunnels: BTreeMap<Vni, MacAddr>,
     /// The underlay device does not merge TCP segments (GRO).
     pub underlay_segments: bool,
     /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one use the
@@ -343,11 +345,11 @@ impl<'a> Builder<'a> {
         (first, end.saturating_sub(first))
     }
 
-    fn peer(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network) {
+    fn peer(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network, (mac, learns): (MacAddr, bool)) {
         // No packet has the UDP port 0, so that all take the kernel path.
         let port = if self.facts.not_received.contains(&(vni, address)) { 0 } else { network.port };
-        // `flags::STRICT`, the only one, fits.
-        let peer = Peer { vtep, slot: network.slot, port, flags: network.flags as u16 };
+        let flags = network.flags | if learns { flags::LEARNING } else { 0 };
+        let peer = Peer { vtep, slot: network.slot, device_mac: mac.0, port, flags };
         self.tables.peers.insert(peer_key(vni, address), peer);
     }
 
@@ -389,7 +391,8 @@ impl<'a> Builder<'a> {
         for vtep in view.remote().hosts() {
             let (index, is_own) = self.vtep(Path { vni, vtep, port: network.port, ttl: TTL, is_managed: true });
             if has_peers {
-                self.peer(vni, vtep, index, network);
+                let mac = facts.tunnels.get(&vni).copied().unwrap_or_default();
+                self.peer(vni, vtep, index, network, (mac, false));
             }
             if !is_own {
                 // Another network uses this VTEP.
@@ -429,7 +432,7 @@ impl<'a> Builder<'a> {
             let path = Path { vni, vtep, port, ttl: external.tunnel.ttl, is_managed: false };
             let (index, is_own) = self.vtep(path);
             if has_peers && external.peers.contains(&vtep) {
-                self.peer(vni, vtep, index, network);
+                self.peer(vni, vtep, index, network, (external.tunnel.mac, external.tunnel.learns));
             }
             if is_own {
                 indices.insert(vtep, index);

@@ -240,7 +240,7 @@ impl Planned for Peers {
 
     /// A peer that is no longer strict is withdrawn, and its packets fall back to the kernel path.
     fn must_stay(_: &PeerKey, old: &Peer, new: &Peer, _: &Tables) -> bool {
-        u32::from(old.flags & new.flags) & flags::STRICT != 0
+        old.flags & new.flags & flags::STRICT != 0
     }
 
     fn object(key: PeerKey, _: &Names) -> String {
@@ -248,8 +248,8 @@ impl Planned for Peers {
     }
 
     fn text(peer: &Peer, _: &Names) -> String {
-        let Peer { vtep, slot, port, flags } = peer;
-        format!("VTEP index {vtep}, slot {slot}, UDP {port}, flags {flags}")
+        let Peer { vtep, slot, device_mac, port, flags } = peer;
+        format!("VTEP index {vtep}, slot {slot}, device {}, UDP {port}, flags {flags}", MacAddr(*device_mac))
     }
 }
 

@@ -191,6 +191,8 @@ impl Plan {
         let strict = Path::start(Kind::Strict, "strict", environment)?;
         let mut runs = TestRuns::open(&path)?;
         runs.add_checks(&strict)?;
+        let learning = Path::start(Kind::Tc, "learning", environment)?;
+        runs.add_learning(&learning)?;
         (0..self.rounds).try_for_each(|round| test_run::measure(&runs, self.times, round, results))
     }
 

@@ -8,7 +8,11 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::ProgramFd;
-use overlay_common::names;
+use overlay_common::{
+    maps::{Peer, flags},
+    names,
+};
+use overlay_user::testing::plan::{Changes, Peers};
 
 use super::{
     live,
@@ -18,6 +22,7 @@ use super::{
 };
 use crate::{
     lab::{NIC, NetNs, traffic},
+    maps::WritableMaps,
     program::{Skb, TC_NEXT, TC_REDIRECT, XDP_PASS, XDP_REDIRECT, kernel},
 };
 
@@ -116,6 +121,22 @@ impl TestRuns {
             let context = kernel::sk_buff(ifindex, Skb::default());
             self.0.push(run(name, host, (program, &nothing), packet, context, RunMode::Repeated, TC_NEXT)?);
         }
+        Ok(())
+    }
+
+    /// Adds decapsulation on `path` as in a network whose VXLAN device learns: one more look-up.
+    pub(super) fn add_learning(&mut self, path: &Path) -> Result<()> {
+        let receiver = path.testbed.lab.host(2);
+        let mut maps = WritableMaps::open(&path.testbed.pin_root(2))?;
+        for (key, peer) in maps.read()?.peers {
+            maps.write(&Changes::set::<Peers>(key, Peer { flags: flags::LEARNING, ..peer }))?;
+        }
+        let nic = Device::read(receiver, NIC)?;
+        let (nic_in, nothing) = (attached_tc(receiver, NIC, names::NIC_IN)?, Loaded::tc("bench_nothing")?);
+        let outer = live::on_the_wire(path, &nic, &live::frame(path))?;
+        let context = kernel::sk_buff(nic.ifindex, Skb::default());
+        let name = "ovl_nic_in, decapsulated, learning";
+        self.0.push(run(name, receiver, (&nic_in, &nothing), &outer, context, RunMode::Single, TC_REDIRECT)?);
         Ok(())
     }
 

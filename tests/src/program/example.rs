@@ -36,6 +36,8 @@ pub const NODE1_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 9]);
 pub const NODE2: [u8; 4] = [192, 168, 1, 10];
 /// node 2: MAC of the NIC, which is the next hop.
 pub const NODE2_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 10]);
+/// node 1: MAC of the network's VXLAN device.
+pub const VXLAN_MAC: MacAddr = MacAddr([0x02, 0x56, 0, 0, 0, 9]);
 /// gindemo1, the container of node 1.
 pub const GINDEMO1: Station = Station::container([10, 0, 1, 2]);
 /// gindemo2, the container of node 2.
@@ -67,7 +69,7 @@ pub fn network(flags: u32) -> Network {
 /// node 2 as a peer.
 #[must_use]
 pub fn peer() -> Peer {
-    Peer { vtep: VTEP, slot: SLOT, port: UDP_PORT, flags: 0 }
+    Peer { vtep: VTEP, slot: SLOT, device_mac: VXLAN_MAC.0, port: UDP_PORT, flags: 0 }
 }
 
 /// A frame from gindemo1 to gindemo2.

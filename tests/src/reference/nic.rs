@@ -9,7 +9,7 @@ use super::{
     strict,
 };
 use overlay_common::{
-    Reason,
+    MacAddr, Reason,
     maps::{Count, FdbEntry, FdbKey, Peer, PeerKey, Traffic, flags},
 };
 
@@ -95,10 +95,10 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
     if peer.port != outer.port {
         return Err(Reason::WrongPort);
     }
-    if u32::from(peer.flags) & flags::STRICT != 0 {
+    if peer.flags & flags::STRICT != 0 {
         strict::check_source(tables, vni, peer, head.get(FRAME..).unwrap_or_default())?;
     }
-    let (to, ip) = destination(tables, vni, packet)?;
+    let (to, ip) = destination(tables, vni, peer, packet)?;
     let ecn = ECN[usize::from(ip.tos & 3)][usize::from(outer.tos & 3)].ok_or(Reason::Ecn)?;
     if tables.expired {
         return Err(Reason::Stale);
@@ -157,7 +157,12 @@ fn peer(tables: &Tables, vni: u32, addr: [u8; 4]) -> Result<&Peer, Reason> {
 }
 
 /// FDB entry of the destination, and the inner IP header.
-fn destination<'t>(tables: &'t Tables, vni: u32, packet: &Packet<'_>) -> Result<(&'t FdbEntry, Inner), Reason> {
+fn destination<'t>(
+    tables: &'t Tables,
+    vni: u32,
+    peer: &Peer,
+    packet: &Packet<'_>,
+) -> Result<(&'t FdbEntry, Inner), Reason> {
     let frame = packet.head().get(FRAME..).unwrap_or_default();
     let eth = ethernet(frame).ok_or(Reason::Truncated)?;
     let header = match eth.ether_type {
@@ -175,6 +180,14 @@ fn destination<'t>(tables: &'t Tables, vni: u32, packet: &Packet<'_>) -> Result<
     }
     let ip = inner(eth.ether_type, &frame[ETHERNET..]).ok_or(Reason::Truncated)?;
     check_solicitation(&ip, &frame[ETHERNET..])?;
+    let is_behind_peer = |entry: &FdbEntry| entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep;
+    let is_known = || tables.fdb.get(&FdbKey::new(vni, eth.src)).is_some_and(is_behind_peer);
+    if eth.src.is_group()
+        || [MacAddr::default(), MacAddr(peer.device_mac)].contains(&eth.src)
+        || peer.flags & flags::LEARNING != 0 && !is_known()
+    {
+        return Err(Reason::Learning);
+    }
     let to = tables.fdb.get(&FdbKey::new(vni, eth.dst)).ok_or(Reason::UnknownMac)?;
     if to.is_local() { Ok((to, ip)) } else { Err(Reason::NotLocal) }
 }

@@ -86,6 +86,8 @@ impl Expected<'_> {
             ttl: if ttl == 0 { default_ttl } else { ttl.try_into()? },
             udp_sources,
             has_udp_checksum: options["udp_csum"] == true,
+            device_mac: text(device, "address").parse()?,
+            learns: options["learning"] == true,
             is_strict: false,
             local: local.collect(),
             remote,

@@ -141,6 +141,8 @@ impl Expected<'_> {
                 ttl: if ttl == 0 { default_ttl } else { ttl.try_into()? },
                 udp_sources,
                 has_udp_checksum: false,
+                device_mac: links.mac(&format!("ovlvx{}", network.vni)).unwrap_or_default(),
+                learns: false,
                 is_strict: network.strict,
                 local: local.iter().map(|endpoint| self.local(network, endpoint, links)).collect::<Result<_>>()?,
                 remote: remote.iter().map(|endpoint| self.remote(endpoint)).collect::<Result<_>>()?,

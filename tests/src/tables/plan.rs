@@ -79,6 +79,10 @@ pub(super) struct PlannedNetwork {
     pub(super) udp_sources: (u16, u16),
     /// Outer headers have a UDP checksum.
     pub(super) has_udp_checksum: bool,
+    /// MAC address of the VXLAN device.
+    pub(super) device_mac: MacAddr,
+    /// The VXLAN device learns.
+    pub(super) learns: bool,
     pub(super) is_strict: bool,
     pub(super) local: Vec<Local>,
     pub(super) remote: Vec<Remote>,
@@ -169,7 +173,9 @@ impl Plan {
                     (vteps[&(*vtep, port)], vtep.octets(), u32::from_ne_bytes(ip.octets()));
                 let entry = FdbEntry { kind: FdbEntry::REMOTE, netns_id: 0, target, shim_or_ip, tx: 0 };
                 contents.add(maps::FDB, FdbKey::new(vni, *mac), entry);
-                let peer = Peer { vtep: target, slot, port, flags: is_strict.into() };
+                let learning = if network.learns { flags::LEARNING } else { 0 };
+                let flags = u32::from(is_strict) | learning;
+                let peer = Peer { vtep: target, slot, device_mac: network.device_mac.0, port, flags };
                 contents.add(maps::PEERS, PeerKey { vni, addr }, peer);
                 contents.add(maps::VTEPS, target, self.vtep(*vtep, network));
             }

@@ -2,13 +2,13 @@
 
 use overlay_common::{
     MacAddr, Reason,
-    maps::{Count, FdbEntry, Peer, Traffic, Underlay},
+    maps::{Count, FdbEntry, Peer, Traffic, Underlay, flags},
 };
 use overlay_tests::{
-    frame::{Inner, L4, Outer, UdpChecksum, Version, has_valid_checksums},
+    frame::{Inner, L4, Outer, Station, UdpChecksum, Version, has_valid_checksums},
     program::{
-        GINDEMO1, Hook, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SLOT, Skb, UDP_PORT, VNI, VTEP, from_node2,
-        inbound, peer,
+        GINDEMO1, GINDEMO2, Hook, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SLOT, Skb, UDP_PORT, VNI, VTEP,
+        VXLAN_MAC, from_node2, inbound, peer,
     },
 };
 
@@ -145,6 +145,42 @@ fn network_on_another_udp_port_is_not_received_on_4789() {
     let packet = from_node2().encapsulate(&inner);
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
     programs.run(Hook::NicXdp, &packet).assert_kernel(Reason::WrongPort, &packet);
+}
+
+/// The kernel drops frames with these source MACs, or learns from them.
+#[test]
+fn frames_that_the_kernel_would_not_accept_unchanged_take_the_kernel_path() {
+    let mut programs = Programs::cluster();
+    let from = |mac: [u8; 6]| {
+        let station = Station { mac: MacAddr(mac), ..GINDEMO2 };
+        from_node2().encapsulate(&Inner { ..Inner::new(station, GINDEMO1, Version::V4, UDP) }.bytes())
+    };
+    let check = |programs: &Programs, mac, is_delivered| {
+        let packet = from(mac);
+        for (hook, reason) in [(Hook::NicIn, Reason::Decap), (Hook::NicXdp, Reason::DecapXdp)] {
+            let outcome = programs.run(hook, &packet);
+            if is_delivered {
+                outcome.assert_forwarded(reason, packet.len(), &packet[50..]);
+            } else {
+                outcome.assert_kernel(Reason::Learning, &packet);
+            }
+        }
+    };
+    let unknown = [0x02, 0x42, 10, 0, 1, 99];
+    for is_learning in [false, true] {
+        let flags = if is_learning { flags::LEARNING } else { 0 };
+        programs.peer(VNI, from_node2().src, Peer { flags, ..peer() });
+        check(&programs, GINDEMO2.mac.0, true);
+        for invalid in [[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1], [3, 0x42, 10, 0, 1, 6], VXLAN_MAC.0] {
+            check(&programs, invalid, false);
+        }
+        check(&programs, unknown, !is_learning);
+        // Of a container of this host.
+        check(&programs, GINDEMO1.mac.0, !is_learning);
+    }
+    // Behind another VTEP.
+    programs.peer(VNI, from_node2().src, Peer { vtep: VTEP + 1, flags: flags::LEARNING, ..peer() });
+    check(&programs, GINDEMO2.mac.0, false);
 }
 
 #[test]

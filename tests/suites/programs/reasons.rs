@@ -9,7 +9,7 @@ use overlay_tests::{
     frame::{Inner, L4, Outer, Station, Version, arp_request, fix_ipv4_checksum, tagged},
     program::{
         GINDEMO1, GINDEMO2, Hook, MTU, NEIGHBOUR, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SLOT, STRICT_VNI, Skb,
-        UDP_PORT, VNI, VTEP, assert_bytes, from_node2, inbound, outbound, port, to_node2,
+        UDP_PORT, VNI, VTEP, VXLAN_MAC, assert_bytes, from_node2, inbound, outbound, port, to_node2,
     },
 };
 
@@ -267,6 +267,10 @@ every_reason! {
         packet[16..18].copy_from_slice(&28u16.to_be_bytes());
         fix_ipv4_checksum(&mut packet, 14);
         strict(Hook::NicIn, packet)
+    };
+    frame_with_mac_of_vxlan_device_is_passed_to_kernel: Learning = {
+        let device = Station { mac: VXLAN_MAC, ..GINDEMO2 };
+        at(Hook::NicIn, from_node2().encapsulate(&Inner::new(device, GINDEMO1, Version::V4, TCP).bytes()))
     };
     tcp_segments_are_passed_to_kernel_if_nic_does_not_merge: Segments =
         received(Hook::NicIn, TCP).with(|programs| {

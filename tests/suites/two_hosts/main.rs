@@ -15,6 +15,7 @@ mod forwarding;
 mod heartbeat;
 mod hooks;
 mod kernel_peer;
+mod learning;
 mod lifecycle;
 mod local;
 mod marks;

@@ -46,7 +46,7 @@ pub(super) const ROWS: &[Row] = &[
         7,
         "IFLA_VXLAN_LEARNING",
         DEVICE,
-        "entries that the device has learned are not used",
+        "packets whose source is not a static entry take the kernel path, and learned entries are not used",
         "vxlan_snoop, drivers/net/vxlan/vxlan_core.c",
     ),
     irrelevant(

@@ -61,7 +61,7 @@ pub(super) fn network(
         netns: netns.netns_ref.clone(),
         device: link.name.clone(),
         mtu,
-        tunnel: tunnel(info, netns),
+        tunnel: tunnel(info, link.mac, netns),
         ports,
         remote,
         peers,
@@ -141,12 +141,13 @@ fn closed(link: &Link, bridge: &Link, locations: &Locations<'_>, is_unused: bool
 }
 
 /// The options that determine the route and the outer headers of the packets.
-fn tunnel(info: &VxlanInfo, netns: &NetnsFacts) -> Tunnel {
+fn tunnel(info: &VxlanInfo, mac: MacAddr, netns: &NetnsFacts) -> Tunnel {
     // As `udp_flow_src_port` in include/net/udp.h.
     let (first, last) = info.source_ports;
     let source_ports = if first < last { info.source_ports } else { netns.local_ports };
     let udp_checksum = info.udp_csum;
-    Tunnel { local: info.local, device: info.underlay, ttl: info.ttl, source_ports, udp_checksum }
+    let (local, device, ttl, learns) = (info.local, info.underlay, info.ttl, info.learning);
+    Tunnel { local, device, ttl, source_ports, udp_checksum, learns, mac }
 }
 
 /// A VXLAN device during evaluation.

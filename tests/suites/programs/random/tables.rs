@@ -11,7 +11,7 @@ use overlay_common::{
 use overlay_tests::reference::{Constants, Slots, Tables};
 use overlay_tests::{
     frame::Station,
-    program::{NODE1, NODE1_MAC, NODE2, OTHER_UDP_PORT, SANDBOX, SECOND, SHIM, SIZE, UDP_PORT, VNI},
+    program::{GINDEMO2, NODE1, NODE1_MAC, NODE2, OTHER_UDP_PORT, SANDBOX, SECOND, SHIM, SIZE, UDP_PORT, VNI},
 };
 
 /// The test's interfaces, by index.
@@ -158,7 +158,9 @@ fn peers(rng: &mut Rng, networks: &BTreeMap<u32, Network>) -> BTreeMap<PeerKey, 
                 vtep: if chance(rng, 75) { vtep } else { index(rng) },
                 slot: index(rng),
                 port: if chance(rng, 85) { UDP_PORT } else { OTHER_UDP_PORT },
-                flags: u16::from(if chance(rng, 92) { is_strict } else { rng.bool() }),
+                device_mac: if chance(rng, 10) { GINDEMO2.mac.0 } else { [2; 6] },
+                flags: u32::from(if chance(rng, 92) { is_strict } else { rng.bool() })
+                    | if rng.bool() { flags::LEARNING } else { 0 },
             };
             peers.insert(PeerKey { vni, addr }, peer);
         }
