@@ -38,9 +38,10 @@ const FLOW: &str = "overlay-common/src/flow.rs";
 const INNER: &str = "overlay-ebpf/src/packet/inner.rs";
 const OUTER: &str = "overlay-ebpf/src/packet/outer.rs";
 const SWITCH: &str = "overlay-ebpf/src/packet/switch.rs";
+const FLOWS: &str = "overlay-ebpf/src/packet/flows.rs";
 const HEADERS: &str = "overlay-common/src/encap.rs";
 
-const MUTANTS: [Mutant; 22] = [
+const MUTANTS: [Mutant; 26] = [
     mutant(
         "ovl_port_in ignores the result of the check of the source MAC",
         (PORT, "    check_source_mac(port, eth)?;\n", "    let _ = check_source_mac(port, eth);\n"),
@@ -158,6 +159,30 @@ const MUTANTS: [Mutant; 22] = [
         "ovl_shim_in delivers to interfaces of other namespaces",
         (SHIM, " && u32::from(to.netns_id) == config::netns_id()", ""),
         "shim",
+    ),
+    mutant(
+        "ovl_nic_in accepts a source behind another VTEP in a learning network",
+        (
+            SWITCH,
+            "Some(entry) if entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep => Ok(()),",
+            "Some(entry) if entry.kind == FdbEntry::REMOTE => Ok(()),",
+        ),
+        "decap",
+    ),
+    mutant(
+        "ovl_nic_in accepts the source MAC of the VXLAN device",
+        (SWITCH, "|| inner.eth.source_is(MacAddr(peer.device_mac))", "|| inner.eth.source_is(MacAddr([0; 6]))"),
+        "decap",
+    ),
+    mutant(
+        "ovl_nic_in delivers single packets ahead of the super-packets of their flow",
+        (FLOWS, "} else if !flow.takes_kernel_path(now) {", "} else if now > 0 {"),
+        "flows",
+    ),
+    mutant(
+        "ovl_nic_in never counts a super-packet between TCP segments",
+        (FLOWS, "    if size.packets > 1 {", "    if size.packets > 1_000 {"),
+        "flows",
     ),
 ];
 
