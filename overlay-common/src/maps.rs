@@ -76,8 +76,8 @@ pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
 /// VTEP index modulo the number of entries → [`Identification`]. The entries are shared by all CPUs.
 pub const IP_IDS: Map = map("OVL_IP_IDS", Class::Learned, 1_024);
 
-/// Outer UDP source port modulo 512, times 2, plus 1 for TCP → [`Flow`]. The entries are shared by all CPUs.
-pub const FLOWS: Map = map("OVL_FLOWS", Class::Learned, 1_024);
+/// Lower 15 bits of the outer UDP source port, times 2, plus 1 for TCP → [`Flow`]. The entries are shared by all CPUs.
+pub const FLOWS: Map = map("OVL_FLOWS", Class::Learned, 65_536);
 
 /// All maps, in the order of the packet path.
 pub const MAPS: [Map; 15] = [
@@ -345,26 +345,26 @@ impl Underlay {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Flow {
-    /// Tick of `bpf_jiffies64` of the last packet that counted or took the kernel path.
-    pub jiffies: u64,
+    /// Tick of the last packet that counted or took the kernel path: the lower bits of `bpf_jiffies64`.
+    pub jiffies: u32,
     /// TCP: large segments in that tick, without a super-packet between them. [`Flow::MANY`]: the flow takes the kernel
     /// path.
-    pub packets: u64,
+    pub packets: u32,
 }
 
 impl Flow {
     /// From this number of segments in a tick on, the kernel can merge what the NIC does not.
-    pub const MANY: u64 = 16;
+    pub const MANY: u32 = 16;
     /// Length of a large segment from the outer Ethernet header on, in bytes.
     pub const LARGE: u32 = 1_000;
     /// A flow returns after this number of ticks without a packet: longer than the kernel has packets in its queues.
-    pub const PAUSE: u64 = 64;
+    pub const PAUSE: u32 = 64;
 
     /// Whether packets take the kernel path at the tick `now`.
     #[inline(always)]
     #[must_use]
-    pub const fn takes_kernel_path(&self, now: u64) -> bool {
-        self.packets >= Self::MANY && now < self.jiffies.wrapping_add(Self::PAUSE)
+    pub const fn takes_kernel_path(&self, now: u32) -> bool {
+        self.packets >= Self::MANY && now.wrapping_sub(self.jiffies) < Self::PAUSE
     }
 }
 

@@ -368,7 +368,7 @@ impl Programs {
     /// Makes TCP flows with this outer source port take the kernel path.
     pub fn many_segments(&mut self, udp_src: u16) {
         let index = u32::from(udp_src) * 2 % maps::FLOWS.entries + 1;
-        self.set(maps::FLOWS.name, index, Flow { jiffies: self.jiffies(), packets: Flow::MANY });
+        self.set(maps::FLOWS.name, index, Flow { jiffies: self.jiffies() as u32, packets: Flow::MANY });
     }
 
     /// Makes other flows than TCP with this outer source port take the fast path.

@@ -56,10 +56,10 @@ pub(crate) fn check_super_packet(packet: Packet, is_super: bool) -> Result<(), R
 /// The element of a packet's outer UDP source port, which the sender derives from the inner flow; and the tick. TCP has
 /// the odd elements.
 #[inline(always)]
-fn flow(packet: Packet, is_tcp: u32) -> Option<(&'static mut Flow, u64)> {
+fn flow(packet: Packet, is_tcp: u32) -> Option<(&'static mut Flow, u32)> {
     let source: u16 = packet.load(ETH_LEN + IPV4_LEN)?;
     let index = u32::from(u16::from_be(source)) * 2 % maps::FLOWS.entries + is_tcp;
     // SAFETY: the element stays valid for the whole program, other CPUs change it as whole words; the helper has no
     // arguments.
-    OVL_FLOWS.get_ptr_mut(index).map(|flow| unsafe { (&mut *flow, bpf_jiffies64()) })
+    OVL_FLOWS.get_ptr_mut(index).map(|flow| unsafe { (&mut *flow, bpf_jiffies64() as u32) })
 }

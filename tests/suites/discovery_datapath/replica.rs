@@ -344,12 +344,21 @@ impl Node {
         };
         let remote: BTreeMap<_, _> =
             others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, VtepAddr::from(vtep))).collect();
+        let device = format!("vxlan{number}");
+        let link = links(sandbox).into_iter().find(|link| link["ifname"] == *device).unwrap();
+        let mac = link["address"].as_str().unwrap().parse().unwrap();
         External {
             mtu: MTU,
             // As of the device, whose namespace has the default `ip_local_port_range`.
-            tunnel: Tunnel { source_ports: (32_768, 60_999), udp_checksum: true, ..Tunnel::default() },
+            tunnel: Tunnel {
+                source_ports: (32_768, 60_999),
+                udp_checksum: true,
+                learns: true,
+                mac,
+                ..Tunnel::default()
+            },
             netns,
-            device: format!("vxlan{number}"),
+            device,
             ports,
             peers: remote.values().copied().collect::<BTreeSet<_>>(),
             remote,

@@ -22,7 +22,7 @@ fn offloads(setup: &Testbed, host: usize, features: &str) {
 /// Longer than the time after which a flow returns to the fast path.
 fn pause() {
     let ticks_per_second = ticks(Duration::from_secs(1));
-    std::thread::sleep(Duration::from_secs(2 * Flow::PAUSE) / u32::try_from(ticks_per_second).unwrap());
+    std::thread::sleep(Duration::from_secs(2 * u64::from(Flow::PAUSE)) / u32::try_from(ticks_per_second).unwrap());
 }
 
 /// The packets of a transfer that host 2 counts under `decap` and `segments`.
@@ -44,7 +44,7 @@ fn segments_take_kernel_path_until_nic_merges_them() {
     for _ in 0..2 {
         let (fast, kernel) = transfer(&setup);
         // Flow of up to 1,398 bytes arrive, the first of them by the fast path.
-        assert!((Flow::MANY..1_000).contains(&fast) && kernel > 13_000, "{fast} {kernel}");
+        assert!((u64::from(Flow::MANY)..1_000).contains(&fast) && kernel > 13_000, "{fast} {kernel}");
         pause();
     }
     setup.by_fast_path(5, 5, || {
