@@ -94,8 +94,8 @@ impl Daemon {
         Ok(NextHops { gateways, unresolved })
     }
 
-    /// Asks the host's firewall and its reverse-path filter about the outer packets of all networks. Returns the VTEPs
-    /// whose received packets take the kernel path.
+    /// Asks the host's firewall, its input routes and its reverse-path filter about the outer packets of all networks.
+    /// Returns the VTEPs whose received packets take the kernel path.
     async fn judge_outer_packets(
         &self,
         underlay: &Link,
@@ -106,9 +106,9 @@ impl Daemon {
     ) -> Result<Vec<Unresolved>, DaemonError> {
         let links = snapshot.links().await?;
         let senders: Vec<Sender> = senders(self.inputs.view.as_ref(), &self.networks, local, underlay).collect();
-        let vteps = senders.iter().flat_map(|sender| &sender.vteps).copied().collect();
-        let filtered = self.host.filtered_reverse_paths(underlay, local, vteps).await?;
-        if filtered.is_empty() && self.firewall.accepts_all() {
+        let packets = senders.iter().flat_map(|sender| sender.vteps.iter().map(|vtep| (*vtep, sender.port))).collect();
+        let undelivered = self.host.undelivered(underlay, local, packets).await?;
+        if undelivered.is_empty() && self.firewall.accepts_all() {
             return Ok(Vec::new());
         }
         let (mut sent, mut received) = (BTreeMap::new(), BTreeMap::new());
@@ -147,7 +147,7 @@ impl Daemon {
         let mut refused = self.firewall.refused(received.values().cloned(), &self.host, snapshot).await?;
         for ((vni, vtep), packet) in received {
             let key = (vtep, packet.port, packet.vni);
-            if let Some(obstacle) = filtered.get(&vtep) {
+            if let Some(obstacle) = undelivered.get(&(vtep, packet.port)) {
                 refused.entry(key).or_insert_with(|| obstacle.clone());
             }
             if refused.contains_key(&key) {

@@ -1,4 +1,4 @@
-//! The reverse-path filter of received packets (`rp_filter`).
+//! Whether the kernel delivers received packets: its input route, and the reverse-path filter (`rp_filter`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,40 +23,43 @@ fn mode(device: &str) -> u32 {
 }
 
 impl Host {
-    /// The VTEPs whose packets to `local` the filter may drop when they arrive on this device.
+    /// The VTEPs whose packets to `local`, with this UDP port, the kernel does not deliver, or may drop by the filter, when
+    /// they arrive on this device.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub(crate) async fn filtered_reverse_paths(
+    pub(crate) async fn undelivered(
         &self,
         device: &Link,
         local: VtepAddr,
-        vteps: BTreeSet<VtepAddr>,
-    ) -> Result<BTreeMap<VtepAddr, Obstacle>, KernelError> {
+        packets: BTreeSet<(VtepAddr, u16)>,
+    ) -> Result<BTreeMap<(VtepAddr, u16), Obstacle>, KernelError> {
         const STRICT: u32 = 1;
         let (name, index, mode) = (device.name.clone(), device.index, mode(&device.name));
-        if mode == 0 || vteps.is_empty() {
+        if packets.is_empty() {
             return Ok(BTreeMap::new());
         }
         let drops = move |why: &str| {
             Obstacle::new(format!("the reverse-path filter of {name} drops packets from it: {why}"), REMEDY)
         };
         self.read(move |reader| {
+            let rules = reader.rules()?;
             // The kernel then looks up with the ports of each packet.
-            let by_ports = reader.rules()?.iter().any(Rule::selects_transport);
-            let mut filtered = BTreeMap::new();
-            for vtep in vteps {
-                let obstacle = match reader.reverse(local, vtep)? {
+            let by_ports = rules.iter().any(Rule::selects_transport);
+            let mut undelivered = BTreeMap::new();
+            for packet in packets {
+                let back = if mode == 0 { Ok(None) } else { reader.reverse(local, packet.0)? };
+                let obstacle = match back {
                     Err(obstacle) => Some(drops(&obstacle.problem)),
-                    Ok(_) if by_ports => Some(drops("routing rules select by protocol or port")),
+                    Ok(_) if mode != 0 && by_ports => Some(drops("routing rules select by protocol or port")),
                     Ok(device) if mode == STRICT && device != Some(index) => {
                         Some(drops("packets to it take another device"))
                     }
-                    Ok(_) => None,
+                    Ok(_) => reader.input(&rules, index, local, packet)?,
                 };
-                filtered.extend(obstacle.map(|obstacle| (vtep, obstacle)));
+                undelivered.extend(obstacle.map(|obstacle| (packet, obstacle)));
             }
-            Ok(filtered)
+            Ok(undelivered)
         })
         .await
     }

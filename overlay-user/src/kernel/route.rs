@@ -116,6 +116,44 @@ impl Reader {
         Ok(answer.and_then(|answer| answer.obstacle.map_or(Ok(answer.oif), Err)))
     }
 
+    /// Why the kernel does not deliver packets from a VTEP to `query.source`, an address of this host, when they arrive on
+    /// a device; `None`: it does. The kernel's answer includes the reverse-path filter (`inet_rtm_getroute` and
+    /// `ip_route_input_slow` in net/ipv4/route.c).
+    ///
+    /// # Errors
+    /// [`KernelError::Netlink`].
+    pub(super) fn input(
+        &self,
+        rules: &[Rule],
+        device: u32,
+        local: VtepAddr,
+        (vtep, port): (VtepAddr, u16),
+    ) -> Result<Option<Obstacle>, KernelError> {
+        /// Offsets in a `struct rtmsg`; `RTN_LOCAL`.
+        const TABLE: usize = 4;
+        const TYPE: usize = 7;
+        const LOCAL: u8 = 2;
+        // The source port is the VTEP's choice.
+        let query = RouteQuery { source: Some(vtep), port, source_ports: (1, u16::MAX) };
+        let mut request = request(query, local, RouteFlags::LookupTable);
+        request.attributes.push(RouteAttribute::Iif(device));
+        let request = RouteNetlinkMessage::GetRoute(request);
+        let undelivered =
+            || Obstacle::route("the routes and routing rules of this host do not deliver packets from it");
+        match self.get_raw(request.message_type(), &body(&request)) {
+            Ok((_, answer)) if answer.get(TYPE) == Some(&LOCAL) => {
+                let table =
+                    attribute(answer.get(HEADER..).unwrap_or_default(), rta::TABLE).and_then(|table| ne32(table, 0));
+                let table = table.unwrap_or_else(|| answer[TABLE].into());
+                Ok(rule::obstacle(rules, query, local, table))
+            }
+            Ok(_) => Ok(Some(undelivered())),
+            // Linux before 6.13 reports the filter as EXDEV.
+            Err(error) if unroutable(&error).is_some() || error.errno == libc::EXDEV => Ok(Some(undelivered())),
+            Err(error) => Err(KernelError::netlink(format!("look up the route of packets from {vtep}"))(error)),
+        }
+    }
+
     /// The answer to a lookup. The inner error is a route that rejects packets, or none.
     fn look_up(&self, vtep: VtepAddr, request: RouteMessage) -> Result<Result<Answer, Obstacle>, KernelError> {
         let request = RouteNetlinkMessage::GetRoute(request);
@@ -133,14 +171,14 @@ impl Reader {
         /// `RTM_GETNEXTHOP`.
         const GET: u16 = 106;
         /// Length of a `struct nhmsg`.
-        const HEADER: usize = 8;
+        const NHMSG: usize = 8;
         /// `NHA_ID`, `NHA_GROUP`.
         const ID: u16 = 1;
         const GROUP: u16 = 2;
         /// Length of a `struct nexthop_grp`.
         const MEMBER: usize = 8;
         let attribute_of = [&8_u16.to_ne_bytes()[..], &ID.to_ne_bytes(), &id.to_ne_bytes()].concat();
-        let answer = match self.get_raw(GET, &[&[0; HEADER][..], &attribute_of].concat()) {
+        let answer = match self.get_raw(GET, &[&[0; NHMSG][..], &attribute_of].concat()) {
             Ok((_, answer)) => answer,
             // Removed meanwhile; its event follows.
             Err(error) if error.is_missing() => {
@@ -148,8 +186,7 @@ impl Reader {
             }
             Err(error) => return Err(KernelError::netlink(format!("look up nexthop object {id}"))(error)),
         };
-        let members =
-            attribute(answer.get(HEADER..).unwrap_or_default(), GROUP).map_or(0, |group| group.len() / MEMBER);
+        let members = attribute(answer.get(NHMSG..).unwrap_or_default(), GROUP).map_or(0, |group| group.len() / MEMBER);
         // The kernel skips members whose neighbour entry is not valid (`nexthop_select_path_hthr` in
         // net/ipv4/nexthop.c), and keeps the result until routes change.
         Ok(if members > 1 {
@@ -235,6 +272,9 @@ pub(crate) struct Answer {
     obstacle: Option<Obstacle>,
 }
 
+/// Length of a `struct rtmsg`.
+const HEADER: usize = 12;
+
 /// Attributes of routes and answers (`include/uapi/linux/rtnetlink.h`).
 mod rta {
     pub(super) const DST: u16 = 1;
@@ -258,8 +298,7 @@ mod rta {
 impl Answer {
     /// Reads an answer.
     pub(crate) fn new(body: &[u8]) -> Self {
-        /// Length of a `struct rtmsg`, and offsets of its fields.
-        const HEADER: usize = 12;
+        /// Offsets of the fields of a `struct rtmsg`.
         const TABLE: usize = 4;
         const TYPE: usize = 7;
         const FLAGS: usize = 8;

@@ -458,3 +458,39 @@ fn reverse_path_filter_is_not_bypassed() {
         }
     });
 }
+
+/// The kernel delivers what its input routes deliver, whatever the addresses of its devices.
+#[test]
+fn input_routes_are_not_bypassed() {
+    for_hosts(|world| {
+        let undelivered = Kernel("the routes and routing rules of this host do not deliver packets from it");
+        let local = "dev enp0s3 table local proto kernel scope host src 192.168.1.9";
+        let (gone, back) =
+            (format!("ip route del local 192.168.1.9 {local}"), format!("ip route add local 192.168.1.9 {local}"));
+        // As Cilium does, the rule for local addresses is not the first.
+        let later = "ip rule add pref 200 lookup local
+            ip rule del pref 0";
+        let first = "ip rule add pref 0 lookup local
+            ip rule del pref 200";
+        let ahead =
+            |rule: &str| (format!("{later}\nip rule add pref 100 {rule}"), format!("{first}\nip rule del pref 100"));
+        let source_port = Kernel("the routing rule 100 selects by the source ports 5 to 9");
+        for ((change, undo), receive) in [
+            ((gone, back), undelivered),
+            (ahead("iif enp0s3 from 192.168.1.10 blackhole"), undelivered),
+            (ahead("ipproto udp dport 4789 prohibit"), undelivered),
+            (ahead("ipproto udp sport 5-9 prohibit"), source_port),
+            (ahead("from 192.168.1.11 blackhole"), FAST),
+            // Its packets then come from an address of this host.
+            (
+                ("ip route add local 192.168.1.10 dev lo".into(), "ip route del local 192.168.1.10 dev lo".into()),
+                undelivered,
+            ),
+        ] {
+            world.host().try_script(&change).unwrap();
+            Case { rules: &[], send: FAST, receive }.until_received(world, &change);
+            world.host().try_script(&undo).unwrap();
+            PLAIN.converge(world, &format!("after {change}"));
+        }
+    });
+}
