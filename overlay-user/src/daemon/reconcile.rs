@@ -20,7 +20,7 @@ use crate::{
     kernel::{self, KernelError, Link, Snapshot},
     model::{Attachment, Endpoint, RemoteChange, Rx, View},
     plan::{
-        admission::{Device, Devices},
+        admission::{Device, Devices, Master},
         delta::{self, Delta},
         hooks::End,
         host::{self, DesiredHost, HostChanges, Phase},
@@ -144,8 +144,8 @@ impl Daemon {
             for (index, address) in addresses {
                 let Some(link) = links.get(index) else { continue };
                 let master = link.master.and_then(|master| links.get(&master));
-                let vrf = master.filter(|master| master.is_vrf()).map(|master| master.name.clone());
-                let device = Device { name: link.name.clone(), ethernet: link.ethernet, vrf };
+                let master = master.map(|master| Master { name: master.name.clone(), is_vrf: master.is_vrf() });
+                let device = Device { name: link.name.clone(), ethernet: link.ethernet, master };
                 devices.entry(address.addr().into()).or_default().push(device);
             }
             // The kernel receives packets for any of its addresses on each of these. Frames of containers that reach a

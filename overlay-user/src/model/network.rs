@@ -264,12 +264,13 @@ pub struct HostNetworks {
 }
 
 impl HostNetworks {
-    /// The managed networks whose devices do not suit the fast path. Their packets take the kernel path in both
+    /// The managed networks whose devices or whose underlay do not suit the fast path. Their packets take the kernel path in both
     /// directions; strict networks keep their checks.
     pub fn refused_managed(&self) -> impl Iterator<Item = Vni> {
         let is_refused = |network: &&Network| {
             let cause = network.admission.refusal().map(|refusal| refusal.cause);
-            network.kind == Kind::Managed && matches!(cause, Some(Cause::Device | Cause::Bridge | Cause::Filtered))
+            network.kind == Kind::Managed
+                && matches!(cause, Some(Cause::Device | Cause::Bridge | Cause::Filtered | Cause::Underlay))
         };
         self.list.iter().filter(is_refused).filter_map(|network| network.vni)
     }

@@ -25,8 +25,17 @@ pub struct Device {
     pub name: String,
     /// Whether it is an Ethernet device.
     pub ethernet: bool,
-    /// Name of the VRF that it is a port of.
-    pub vrf: Option<String>,
+    /// The device that it is a port of.
+    pub master: Option<Master>,
+}
+
+/// The device that takes the packets which another one receives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Master {
+    /// Name of the interface.
+    pub name: String,
+    /// It is a VRF.
+    pub is_vrf: bool,
 }
 
 /// Inputs of the admission, except the networks.
@@ -91,11 +100,16 @@ fn underlay(address: VtepAddr, devices: &Devices) -> Underlay {
     let found = devices.get(&address).map(Vec::as_slice).unwrap_or_default();
     let finding = match found {
         [] => Some(("is not assigned to an interface".to_owned(), "assign it to the underlay device".to_owned())),
-        found if found.iter().any(|device| device.ethernet && device.vrf.is_none()) => None,
+        found if found.iter().any(|device| device.ethernet && device.master.is_none()) => None,
         // The kernel looks up routes in the table of the VRF, the daemon in the main table.
-        [Device { name, ethernet: true, vrf: Some(vrf) }, ..] => Some((
+        [Device { name, ethernet: true, master: Some(Master { name: vrf, is_vrf: true }) }, ..] => Some((
             format!("is on {name}, a port of the VRF {vrf}, whose routes the programs do not use"),
             "keep the kernel path, or use the address of a device outside of VRFs".to_owned(),
+        )),
+        // The master's `rx_handler` takes the packets before the IP layer (`__netif_receive_skb_core` in net/core/dev.c).
+        [Device { name, ethernet: true, master: Some(Master { name: master, .. }) }, ..] => Some((
+            format!("is on {name}, a port of {master}, which receives its packets"),
+            format!("assign it to {master}"),
         )),
         [device, ..] => Some((
             format!("is on {}, which is not an Ethernet device", device.name),

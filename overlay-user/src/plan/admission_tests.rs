@@ -65,19 +65,25 @@ fn external(network: &mut Network) -> &mut External {
 static NONE: BTreeMap<Vni, Refusal> = BTreeMap::new();
 
 static DEVICES: LazyLock<Devices> = LazyLock::new(|| {
-    let device = |name: &str, ethernet| vec![Device { name: name.into(), ethernet, vrf: None }];
+    let device = |name: &str, ethernet| vec![Device { name: name.into(), ethernet, master: None }];
     BTreeMap::from([(HERE, device("enp0s3", true)), (OTHER, device("enp0s8", true)), (LOOPBACK, device("lo", false))])
 });
 
-/// The kernel looks up the routes of a VRF's ports in the table of the VRF.
+/// The kernel looks up the routes of a VRF's ports in the table of the VRF. A bridge or a bond receives the packets of its
+/// ports.
 #[test]
-fn underlay_in_vrf_is_refused() {
-    let port = Device { name: "enp0s3".into(), ethernet: true, vrf: Some("blue".into()) };
-    let devices = BTreeMap::from([(HERE, vec![port])]);
-    let view = view_of(HERE, [7]);
-    let networks = admit([network(8, 4789, 1)], &AdmissionInputs { view: Some(&view), devices: &devices, ..inputs() });
-    assert_eq!(causes(&networks), [(7, Some(Cause::Underlay)), (8, Some(Cause::Underlay))]);
-    assert!(reason(&networks, 0).contains("a port of the VRF blue"), "{}", reason(&networks, 0));
+fn underlay_with_a_master_is_refused() {
+    for (name, is_vrf, words) in
+        [("blue", true, "a port of the VRF blue"), ("br0", false, "a port of br0, which receives")]
+    {
+        let master = Some(Master { name: name.into(), is_vrf });
+        let devices = BTreeMap::from([(HERE, vec![Device { name: "enp0s3".into(), ethernet: true, master }])]);
+        let view = view_of(HERE, [7]);
+        let inputs = AdmissionInputs { view: Some(&view), devices: &devices, ..inputs() };
+        let networks = admit([network(8, 4789, 1)], &inputs);
+        assert_eq!(causes(&networks), [(7, Some(Cause::Underlay)), (8, Some(Cause::Underlay))]);
+        assert!(reason(&networks, 0).contains(words), "{}", reason(&networks, 0));
+    }
 }
 
 fn view(address: VtepAddr) -> View {

@@ -148,7 +148,7 @@ proptest! {
     #[test]
     fn delta_plans_and_full_plans_give_the_same_tables(batches in prop::collection::vec(batch(), 1..12)) {
         let (mut view, facts) = (view([("fixed", endpoint(200, 10)), ("also", endpoint(201, 11))]), facts());
-        let underlay = Device { name: "eth0".into(), ethernet: true, vrf: None };
+        let underlay = Device { name: "eth0".into(), ethernet: true, master: None };
         let devices = Devices::from([([192, 168, 1, 9].into(), vec![underlay])]);
         let full_plan = |view: &View, current: &Tables| {
             let around =

@@ -211,7 +211,8 @@ impl Watched {
     /// Reason for which the running example is refused; `None`: it is accelerated.
     #[track_caller]
     pub(crate) fn refusal(&self) -> Option<String> {
-        let devices = Devices::from([(LOCAL_VTEP, vec![Device { name: "enp0s3".into(), ethernet: true, vrf: None }])]);
+        let devices =
+            Devices::from([(LOCAL_VTEP, vec![Device { name: "enp0s3".into(), ethernet: true, master: None }])]);
         let inputs = AdmissionInputs {
             view: None,
             devices: &devices,

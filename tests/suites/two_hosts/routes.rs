@@ -519,3 +519,23 @@ fn nothing_is_sent_or_received_while_the_address_is_missing() {
         }
     });
 }
+
+/// The bridge receives the packets of its ports: while it is down, the kernel drops them.
+#[test]
+fn nothing_is_received_while_the_underlay_device_is_in_a_bridge() {
+    for_both(|world| {
+        world.ip("link add br-uplink type bridge");
+        for (state, received_by_kernel) in [("down", 0), ("up", 5)] {
+            world.ip(&format!("link set br-uplink {state}"));
+            world.ip("link set enp0s3 master br-uplink");
+            until(&format!("{:?}: the kernel's path with a bridge that is {state}", world.kind), || {
+                let before = world.counted(Reason::Decap);
+                received(world) == received_by_kernel
+                    && world.counted(Reason::Decap) == before
+                    && world.problems().contains("is on enp0s3, a port of br-uplink, which receives its packets")
+            });
+            world.ip("link set enp0s3 nomaster");
+            world.until("the device has no master", Fast(0, 64));
+        }
+    });
+}
