@@ -45,20 +45,19 @@ impl EthWords {
         MacAddr([a, b, c, d, e, f])
     }
 
+    /// Whether the source MAC can be that of a station: not a group address, and not zero.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source_is_unicast(self) -> bool {
+        self.last & byte(1, 0) == 0 && self.source() != 0
+    }
+
     /// Whether the source MAC is `mac`.
     #[inline(always)]
     #[must_use]
     pub const fn source_is(self, mac: MacAddr) -> bool {
         let [a, b, c, d, e, f] = mac.0;
         self.source() == u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
-    }
-
-    /// Whether the source MAC is a valid one (`is_valid_ether_addr` in include/linux/etherdevice.h): neither zero nor a
-    /// group address.
-    #[inline(always)]
-    #[must_use]
-    pub const fn has_valid_source(self) -> bool {
-        self.source() != 0 && self.last & byte(1, 0) == 0
     }
 
     /// The source MAC and two bytes of zeros, in memory order.

@@ -277,18 +277,22 @@ pub struct Peer {
     pub slot: u32,
     /// The MAC address of the network's VXLAN device.
     pub device_mac: [u8; 6],
+    /// Largest layer-3 packet of the network, in bytes.
+    pub mtu: u16,
     /// The network's UDP port, host order; 0: its packets take the kernel path.
     pub port: u16,
     /// [`flags`].
-    pub flags: u32,
+    pub flags: u16,
 }
 
 impl Peer {
-    /// Whether the peer uses this UDP port and has no flags.
+    /// Whether the peer uses this UDP port and has no flags, in one comparison.
     #[inline(always)]
     #[must_use]
-    pub const fn is_plain(&self, port: u16) -> bool {
-        self.port == port && self.flags == 0
+    pub fn is_plain(&self, port: u16) -> bool {
+        let [.., port_and_flags] = bytemuck::must_cast_ref::<Self, [u32; 5]>(self);
+        let expected = if cfg!(target_endian = "little") { u32::from(port) } else { u32::from(port) << 16 };
+        *port_and_flags == expected
     }
 }
 
@@ -510,10 +514,10 @@ mod tests {
 
     #[test]
     fn peer_is_plain_on_its_port_without_flags() {
-        let peer = Peer { vtep: 1, slot: 2, device_mac: [2; 6], port: 4789, flags: 0 };
+        let peer = Peer { vtep: 1, slot: 2, device_mac: [2; 6], mtu: 1450, port: 4789, flags: 0 };
         assert!(peer.is_plain(4789));
         assert!(!peer.is_plain(4790) && !peer.is_plain(0));
-        assert!(!Peer { flags: flags::STRICT, ..peer }.is_plain(4789));
+        assert!(!Peer { flags: flags::STRICT as u16, ..peer }.is_plain(4789));
     }
 
     #[test]

@@ -122,7 +122,7 @@ reasons! {
     Vlan = "vlan" => Kernel,
     /// The inner frame is neither IPv4 nor IPv6, for instance ARP.
     NotIp = "not_ip" => Kernel,
-    /// The inner destination is broadcast or multicast.
+    /// The inner destination is broadcast or multicast, or the inner source is not a unicast address.
     GroupAddress = "group_address" => Kernel,
     /// The source MAC is not the port's.
     SourceMac = "source_mac" => Kernel,
@@ -190,7 +190,7 @@ reasons! {
     /// TCP in single segments, which the NIC does not merge (GRO); the VXLAN device does.
     Segments = "segments" => Kernel,
 
-    /// The source MAC of a packet from the underlay is invalid, or a VXLAN device that learns does not know it there.
+    /// The source MAC of a packet from the underlay is the VXLAN device's, or new to one that learns.
     Learning = "learning" => Kernel,
 }
 

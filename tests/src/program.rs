@@ -192,7 +192,7 @@ impl Programs {
         let underlay = Underlay::new(NODE1, NODE1_MAC, programs.nic, &[UDP_PORT, OTHER_UDP_PORT]);
         programs.underlay(Underlay { flags: flags::STRICT as u16, ..underlay.expect("two UDP ports") });
         programs.network(VNI, network(flags::STRICT));
-        programs.peer(VNI, NODE2, Peer { flags: flags::STRICT, ..peer() });
+        programs.peer(VNI, NODE2, Peer { flags: flags::STRICT as u16, ..peer() });
         programs.fdb(VNI, GINDEMO2.mac, FdbEntry::remote_with_ip(VTEP, GINDEMO2.ipv4));
         programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
         programs

@@ -86,7 +86,7 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
         (
             maps::PEERS.name,
             json!({ "vni": 0, "addr": 4 }),
-            json!({ "vtep": 0, "slot": 0, "device_mac": 6, "port": 0, "flags": 0 }),
+            json!({ "vtep": 0, "slot": 0, "device_mac": 6, "mtu": 0, "port": 0, "flags": 0 }),
         ),
         (maps::NETWORKS.name, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
         (maps::UNDERLAY.name, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "flags": 0, "ifindex": 0 })),

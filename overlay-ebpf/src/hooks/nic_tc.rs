@@ -36,7 +36,8 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
         return Err(Reason::NotVxlan);
     }
     let packet = packet::tc_linear(ctx, size, switch::HEADERS);
-    let received = switch::receive(packet, size, L2::Stack { to_host: skb.pkt_type == PACKET_HOST })?;
+    let received =
+        switch::receive(packet, size, L2::Stack { to_host: skb.pkt_type == PACKET_HOST }, skb.gso_size != 0)?;
     if received.inner.is_ipv6 && !config::decap_ipv6() {
         return Err(Reason::InnerIpv6);
     }

@@ -22,7 +22,7 @@ use crate::{
 
 #[inline(always)]
 pub(crate) fn forward(ctx: &XdpContext, size: Size) -> Result<Sent, Reason> {
-    let received = switch::receive(packet::xdp(ctx), size, L2::Compare)?;
+    let received = switch::receive(packet::xdp(ctx), size, L2::Compare, false)?;
     // Selected by protocol, so that all packets of a flow take one path, in order. IPv6 extension headers may hide TCP.
     let is_tcp = if received.inner.is_ipv6 {
         !matches!(received.inner.protocol, IPPROTO_UDP | IPPROTO_ICMPV6)

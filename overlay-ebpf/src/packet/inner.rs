@@ -157,7 +157,8 @@ impl Inner {
             ETH_P_8021Q | ETH_P_8021AD => return Err(Reason::Vlan),
             _ => return Err(Reason::NotIp),
         };
-        if eth.destination().is_group() {
+        // Bridges drop frames without a valid source (`br_handle_frame` in net/bridge/br_input.c).
+        if eth.destination().is_group() || !eth.source_is_unicast() {
             return Err(Reason::GroupAddress);
         }
         let header_len = if is_ipv6 { IPV6_LEN } else { IPV4_LEN };

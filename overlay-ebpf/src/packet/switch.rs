@@ -4,7 +4,7 @@
 use overlay_common::{
     MacAddr, Reason, ecn,
     maps::{FdbEntry, FdbKey, Peer, PeerKey, Underlay, flags},
-    wire::{ENCAP_LEN, IPV6_LEN},
+    wire::{ENCAP_LEN, ETH_LEN, IPV6_LEN, OVERHEAD},
 };
 
 use super::{Packet, Size, antispoof, flows, inner::Inner, outer::Outer};
@@ -33,9 +33,10 @@ pub(crate) enum L2 {
     Compare,
 }
 
-/// Reads a packet on the NIC and selects the port of its inner frame. Does not modify the packet.
+/// Reads a packet on the NIC and selects the port of its inner frame. Does not modify the packet. `is_super`: it is a GSO
+/// super-packet.
 #[inline(always)]
-pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Reason> {
+pub(crate) fn receive(packet: Packet, size: Size, l2: L2, is_super: bool) -> Result<Received, Reason> {
     let outer = Outer::read(packet)?;
     let underlay = check_address(&outer, &l2)?;
     if matches!(l2, L2::Stack { .. }) {
@@ -47,11 +48,15 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
         if peer.port != outer.port {
             return Err(Reason::WrongPort);
         }
-        if peer.flags & flags::STRICT != 0 {
+        if u32::from(peer.flags) & flags::STRICT != 0 {
             antispoof::check_inner(packet, vni, peer)?;
         }
     }
     let inner = Inner::read(packet, size)?;
+    // The kernel drops larger frames at the port, or fragments them. It segments super-packets for the port.
+    if !is_super && size.bytes > u32::from(peer.mtu) + (OVERHEAD + ETH_LEN) as u32 {
+        return Err(Reason::Oversize);
+    }
     check_source(vni, &inner, peer)?;
     let to = local_port(vni, &inner)?;
     let codepoint = ecn::decapsulate(outer.ip().tos, inner.tos).ok_or(Reason::Ecn)?;
@@ -95,14 +100,13 @@ fn refuse_peer(vni: u32) -> Reason {
 /// Checks that the kernel would accept an inner frame from this peer, and learn nothing new.
 ///
 /// The VXLAN device drops frames with its own source MAC (`vxlan_set_mac` in drivers/net/vxlan/vxlan_core.c). If it
-/// learns, it also drops or moves a MAC that is behind another VTEP (`vxlan_snoop`). The bridge drops invalid source MACs
-/// (`br_handle_frame` in net/bridge/br_input.c).
+/// learns, it also drops or moves a MAC that is behind another VTEP (`vxlan_snoop`).
 #[inline(always)]
 fn check_source(vni: u32, inner: &Inner, peer: &Peer) -> Result<(), Reason> {
-    if !inner.eth.has_valid_source() || inner.eth.source_is(MacAddr(peer.device_mac)) {
+    if inner.eth.source_is(MacAddr(peer.device_mac)) {
         return Err(Reason::Learning);
     }
-    if peer.flags & flags::LEARNING == 0 {
+    if u32::from(peer.flags) & flags::LEARNING == 0 {
         return Ok(());
     }
     // SAFETY: as for the peers.

@@ -348,8 +348,8 @@ impl<'a> Builder<'a> {
     fn peer(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network, (mac, learns): (MacAddr, bool)) {
         // No packet has the UDP port 0, so that all take the kernel path.
         let port = if self.facts.not_received.contains(&(vni, address)) { 0 } else { network.port };
-        let flags = network.flags | if learns { flags::LEARNING } else { 0 };
-        let peer = Peer { vtep, slot: network.slot, device_mac: mac.0, port, flags };
+        let flags = (network.flags | if learns { flags::LEARNING } else { 0 }) as u16;
+        let peer = Peer { vtep, slot: network.slot, device_mac: mac.0, mtu: network.mtu, port, flags };
         self.tables.peers.insert(peer_key(vni, address), peer);
     }
 

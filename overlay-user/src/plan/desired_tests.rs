@@ -79,7 +79,7 @@ fn size_of_each_map_is_a_limit() {
             Tables { networks: BTreeMap::from([(1, network)]), ..Tables::default() }
         }),
         (maps::PEERS, |needed| {
-            let peer = Peer { vtep: 0, slot: 0, device_mac: [0; 6], port: 4789, flags: 0 };
+            let peer = Peer { vtep: 0, slot: 0, device_mac: [0; 6], mtu: 1450, port: 4789, flags: 0 };
             let peers = (0..needed).map(|number| (PeerKey { vni: 1, addr: number.to_be_bytes() }, peer));
             Tables { peers: peers.collect(), ..Tables::default() }
         }),

@@ -240,7 +240,7 @@ impl Planned for Peers {
 
     /// A peer that is no longer strict is withdrawn, and its packets fall back to the kernel path.
     fn must_stay(_: &PeerKey, old: &Peer, new: &Peer, _: &Tables) -> bool {
-        old.flags & new.flags & flags::STRICT != 0
+        u32::from(old.flags & new.flags) & flags::STRICT != 0
     }
 
     fn object(key: PeerKey, _: &Names) -> String {
@@ -248,8 +248,9 @@ impl Planned for Peers {
     }
 
     fn text(peer: &Peer, _: &Names) -> String {
-        let Peer { vtep, slot, device_mac, port, flags } = peer;
-        format!("VTEP index {vtep}, slot {slot}, device {}, UDP {port}, flags {flags}", MacAddr(*device_mac))
+        let Peer { vtep, slot, device_mac, mtu, port, flags } = peer;
+        let mac = MacAddr(*device_mac);
+        format!("VTEP index {vtep}, slot {slot}, device {mac}, MTU {mtu}, UDP {port}, flags {flags}")
     }
 }
 

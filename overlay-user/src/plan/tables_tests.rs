@@ -135,7 +135,7 @@ fn replaced(changes: &Changes, tables: &Tables) -> BTreeSet<Entry> {
     let has_strict = is_strict_host(tables.underlay.get(&0)) || becomes_strict;
     let is_strict = |key: &FdbKey| tables.networks.get(&key.vni).is_some_and(|network| network.flags & strict != 0);
     of::<Fdb>(&changes.fdb, |key, _, _| is_strict(key))
-        .chain(of::<Peers>(&changes.peers, |_, old, new| old.flags & new.flags & strict != 0))
+        .chain(of::<Peers>(&changes.peers, |_, old, new| old.flags & new.flags & strict as u16 != 0))
         .chain(of::<Networks>(&changes.networks, |_, old, new| old.flags & new.flags & strict != 0))
         .chain(of::<Ports>(&changes.ports, |_, _, _| has_strict))
         .chain(of::<TxPorts>(&changes.txports, |_, _, _| true))
@@ -400,7 +400,7 @@ proptest! {
             let flags = if network.network().strict { flags::STRICT } else { 0 };
             prop_assert_eq!(tables.networks[&vni.get()].flags, flags);
             for (_, peer) in tables.peers.iter().filter(|(key, _)| key.vni == vni.get()) {
-                prop_assert_eq!(peer.flags, flags);
+                prop_assert_eq!(u32::from(peer.flags), flags);
             }
             for endpoint in network.remote().iter() {
                 let entry = tables.fdb[&FdbKey::new(vni.get(), endpoint.mac)];
@@ -1052,11 +1052,11 @@ fn entries_and_their_namespaces_are_described() {
         (
             described::<Peers>(
                 PeerKey { vni: 4097, addr: remote.octets() },
-                Peer { vtep: 3, slot: 1, device_mac: [2; 6], port: 4789, flags: 1 },
+                Peer { vtep: 3, slot: 1, device_mac: [2; 6], mtu: 1450, port: 4789, flags: 1 },
                 &names,
             ),
             "VNI 4097 192.168.1.10",
-            "VTEP index 3, slot 1, device 02:02:02:02:02:02, UDP 4789, flags 1",
+            "VTEP index 3, slot 1, device 02:02:02:02:02:02, MTU 1450, UDP 4789, flags 1",
             None,
             0,
         ),

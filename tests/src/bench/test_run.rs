@@ -129,7 +129,7 @@ impl TestRuns {
         let receiver = path.testbed.lab.host(2);
         let mut maps = WritableMaps::open(&path.testbed.pin_root(2))?;
         for (key, peer) in maps.read()?.peers {
-            maps.write(&Changes::set::<Peers>(key, Peer { flags: flags::LEARNING, ..peer }))?;
+            maps.write(&Changes::set::<Peers>(key, Peer { flags: flags::LEARNING as u16, ..peer }))?;
         }
         let nic = Device::read(receiver, NIC)?;
         let (nic_in, nothing) = (attached_tc(receiver, NIC, names::NIC_IN)?, Loaded::tc("bench_nothing")?);

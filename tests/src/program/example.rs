@@ -69,7 +69,7 @@ pub fn network(flags: u32) -> Network {
 /// node 2 as a peer.
 #[must_use]
 pub fn peer() -> Peer {
-    Peer { vtep: VTEP, slot: SLOT, device_mac: VXLAN_MAC.0, port: UDP_PORT, flags: 0 }
+    Peer { vtep: VTEP, slot: SLOT, device_mac: VXLAN_MAC.0, mtu: MTU, port: UDP_PORT, flags: 0 }
 }
 
 /// A frame from gindemo1 to gindemo2.

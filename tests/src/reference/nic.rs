@@ -95,7 +95,7 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
     if peer.port != outer.port {
         return Err(Reason::WrongPort);
     }
-    if peer.flags & flags::STRICT != 0 {
+    if u32::from(peer.flags) & flags::STRICT != 0 {
         strict::check_source(tables, vni, peer, head.get(FRAME..).unwrap_or_default())?;
     }
     let (to, ip) = destination(tables, vni, peer, packet)?;
@@ -171,7 +171,7 @@ fn destination<'t>(
         C_TAG | S_TAG => return Err(Reason::Vlan),
         _ => return Err(Reason::NotIp),
     };
-    if eth.dst.is_group() {
+    if eth.dst.is_group() || eth.src.is_group() || eth.src == MacAddr::default() {
         return Err(Reason::GroupAddress);
     }
     // The packet must have the complete header; the accessible part, at least the fields that are read.
@@ -182,10 +182,10 @@ fn destination<'t>(
     check_solicitation(&ip, &frame[ETHERNET..])?;
     let is_behind_peer = |entry: &FdbEntry| entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep;
     let is_known = || tables.fdb.get(&FdbKey::new(vni, eth.src)).is_some_and(is_behind_peer);
-    if eth.src.is_group()
-        || [MacAddr::default(), MacAddr(peer.device_mac)].contains(&eth.src)
-        || peer.flags & flags::LEARNING != 0 && !is_known()
-    {
+    if packet.gso_size == 0 && packet.bytes.len() - FRAME - ETHERNET > usize::from(peer.mtu) {
+        return Err(Reason::Oversize);
+    }
+    if eth.src == MacAddr(peer.device_mac) || u32::from(peer.flags) & flags::LEARNING != 0 && !is_known() {
         return Err(Reason::Learning);
     }
     let to = tables.fdb.get(&FdbKey::new(vni, eth.dst)).ok_or(Reason::UnknownMac)?;

@@ -40,7 +40,7 @@ fn tables() -> Tables {
         vteps: Slots { used: [(1, vtep)].into(), size: 4 },
         peers: [(
             PeerKey { vni: VNI, addr: NODE2 },
-            Peer { vtep: 1, slot: 0, device_mac: [0; 6], port: VXLAN_PORT, flags: 0 },
+            Peer { vtep: 1, slot: 0, device_mac: [0; 6], mtu: 1450, port: VXLAN_PORT, flags: 0 },
         )]
         .into(),
         networks: [(VNI, Network { slot: 0, flags: 0, mtu: 1450, port: VXLAN_PORT })].into(),
@@ -163,7 +163,7 @@ fn strict_tables() -> Tables {
     let mut tables = tables();
     tables.ports.values_mut().for_each(|port| port.flags = strict);
     tables.networks.values_mut().for_each(|network| network.flags = strict);
-    tables.peers.values_mut().for_each(|peer| peer.flags = strict);
+    tables.peers.values_mut().for_each(|peer| peer.flags = strict as u16);
     tables.fdb.insert(FdbKey::new(VNI, GINDEMO2), FdbEntry::remote_with_ip(1, [10, 0, 1, 6]));
     tables.underlay.flags = strict as u16;
     tables

@@ -196,7 +196,7 @@ fields! {
     Device { ifindex, program }
     FdbEntry { kind, netns_id, target, shim_or_ip, tx }
     PeerKey { vni, addr }
-    Peer { vtep, slot, device_mac, port, flags }
+    Peer { vtep, slot, device_mac, mtu, port, flags }
     Network { slot, flags, mtu, port }
     PortKey { netns_id, ifindex }
     Port { vni, slot, flags, ip, mac, mtu, udp_src_first, udp_src_span }

@@ -174,8 +174,9 @@ impl Plan {
                 let entry = FdbEntry { kind: FdbEntry::REMOTE, netns_id: 0, target, shim_or_ip, tx: 0 };
                 contents.add(maps::FDB, FdbKey::new(vni, *mac), entry);
                 let learning = if network.learns { flags::LEARNING } else { 0 };
-                let flags = u32::from(is_strict) | learning;
-                let peer = Peer { vtep: target, slot, device_mac: network.device_mac.0, port, flags };
+                let flags = (u32::from(is_strict) | learning) as u16;
+                let device_mac = network.device_mac.0;
+                let peer = Peer { vtep: target, slot, device_mac, mtu: network.mtu, port, flags };
                 contents.add(maps::PEERS, PeerKey { vni, addr }, peer);
                 contents.add(maps::VTEPS, target, self.vtep(*vtep, network));
             }

@@ -26,7 +26,7 @@ fn filler(map: &str, number: u32) -> (Changes, Changes) {
         }
         "OVL_PEERS" => {
             let key = PeerKey { vni: UNUSED_VNI, addr: [10, a, b, c] };
-            let peer = Peer { vtep: 0, slot: 0, device_mac: [0; 6], port: 1, flags: 0 };
+            let peer = Peer { vtep: 0, slot: 0, device_mac: [0; 6], mtu: 1450, port: 1, flags: 0 };
             (Changes::set::<Peers>(key, peer), Changes::remove::<Peers>(key))
         }
         "OVL_NETWORKS" => {

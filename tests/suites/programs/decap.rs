@@ -155,32 +155,33 @@ fn frames_that_the_kernel_would_not_accept_unchanged_take_the_kernel_path() {
         let station = Station { mac: MacAddr(mac), ..GINDEMO2 };
         from_node2().encapsulate(&Inner { ..Inner::new(station, GINDEMO1, Version::V4, UDP) }.bytes())
     };
-    let check = |programs: &Programs, mac, is_delivered| {
+    let check = |programs: &Programs, mac, refused| {
         let packet = from(mac);
         for (hook, reason) in [(Hook::NicIn, Reason::Decap), (Hook::NicXdp, Reason::DecapXdp)] {
             let outcome = programs.run(hook, &packet);
-            if is_delivered {
-                outcome.assert_forwarded(reason, packet.len(), &packet[50..]);
-            } else {
-                outcome.assert_kernel(Reason::Learning, &packet);
+            match refused {
+                None => outcome.assert_forwarded(reason, packet.len(), &packet[50..]),
+                Some(reason) => outcome.assert_kernel(reason, &packet),
             }
         }
     };
     let unknown = [0x02, 0x42, 10, 0, 1, 99];
     for is_learning in [false, true] {
-        let flags = if is_learning { flags::LEARNING } else { 0 };
+        let flags = if is_learning { flags::LEARNING as u16 } else { 0 };
         programs.peer(VNI, from_node2().src, Peer { flags, ..peer() });
-        check(&programs, GINDEMO2.mac.0, true);
-        for invalid in [[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1], [3, 0x42, 10, 0, 1, 6], VXLAN_MAC.0] {
-            check(&programs, invalid, false);
+        check(&programs, GINDEMO2.mac.0, None);
+        for invalid in [[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1], [3, 0x42, 10, 0, 1, 6]] {
+            check(&programs, invalid, Some(Reason::GroupAddress));
         }
-        check(&programs, unknown, !is_learning);
+        check(&programs, VXLAN_MAC.0, Some(Reason::Learning));
+        let is_new = is_learning.then_some(Reason::Learning);
+        check(&programs, unknown, is_new);
         // Of a container of this host.
-        check(&programs, GINDEMO1.mac.0, !is_learning);
+        check(&programs, GINDEMO1.mac.0, is_new);
     }
     // Behind another VTEP.
-    programs.peer(VNI, from_node2().src, Peer { vtep: VTEP + 1, flags: flags::LEARNING, ..peer() });
-    check(&programs, GINDEMO2.mac.0, false);
+    programs.peer(VNI, from_node2().src, Peer { vtep: VTEP + 1, flags: flags::LEARNING as u16, ..peer() });
+    check(&programs, GINDEMO2.mac.0, Some(Reason::Learning));
 }
 
 #[test]
@@ -209,9 +210,16 @@ fn received_packets_are_counted_per_network_and_vtep() {
     assert_eq!(programs.vtep_stats(VTEP), Traffic { rx, ..Traffic::default() });
 }
 
+/// The network has an MTU of 8950 bytes.
+fn jumbo() -> Programs {
+    let mut programs = Programs::cluster();
+    programs.peer(VNI, from_node2().src, Peer { mtu: 8950, ..peer() });
+    programs
+}
+
 #[test]
 fn received_super_packet_counts_as_its_segments() {
-    let programs = Programs::cluster();
+    let programs = jumbo();
     let packet = from_node2().encapsulate(&inbound(Version::V4, L4::Tcp(1, 2)).l3_len(2000).bytes());
     let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_segs: 2, ..Skb::default() });
     assert_eq!(outcome.counted, [(Reason::Decap, Count { packets: 2, bytes: packet.len() as u64 })]);
@@ -261,7 +269,7 @@ fn checksum_complete_is_valid_after_decapsulation() {
 
 #[test]
 fn xdp_decapsulates_multi_buffer_jumbo_frames() {
-    let programs = Programs::cluster();
+    let programs = jumbo();
     for len in [1500, 3400, 3600, 4096, 8192, 8950] {
         for version in [Version::V4, Version::V6] {
             let inner = inbound(version, UDP).l3_len(len).bytes();
@@ -274,7 +282,7 @@ fn xdp_decapsulates_multi_buffer_jumbo_frames() {
 /// The first buffer ends inside the headers.
 #[test]
 fn xdp_passes_headers_in_second_buffer_to_tc() {
-    let programs = Programs::cluster();
+    let programs = jumbo();
     let split = Skb { linear: Some(80), ..Skb::default() };
     if !supports(&programs, Hook::NicXdp, split, "size for the first XDP buffer (Linux 6.18)") {
         return;

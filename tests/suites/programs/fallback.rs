@@ -274,6 +274,22 @@ fn inner_broadcast_and_multicast_fall_back_to_kernel() {
     }
 }
 
+/// Bridges drop such frames (`br_handle_frame` in net/bridge/br_input.c).
+#[test]
+fn inner_source_that_is_no_unicast_address_falls_back_to_kernel() {
+    let programs = Programs::cluster();
+    for mac in [[0; 6], [0xff; 6], [1, 0, 0, 0, 0, 0]].map(MacAddr) {
+        for version in [Version::V4, Version::V6] {
+            let frame = Inner::new(Station { mac, ..GINDEMO2 }, GINDEMO1, version, UDP).bytes();
+            assert_kernel(&programs, Reason::GroupAddress, &from_node2().encapsulate(&frame));
+        }
+    }
+    let frame =
+        Inner::new(Station { mac: MacAddr([0, 0, 0, 0, 0, 2]), ..GINDEMO2 }, GINDEMO1, Version::V4, UDP).bytes();
+    let outcome = programs.run(Hook::NicIn, &from_node2().encapsulate(&frame));
+    assert_eq!(outcome.counted[0].0, Reason::Decap);
+}
+
 #[test]
 fn every_byte_of_inner_mac_is_compared() {
     let programs = Programs::cluster();

@@ -6,7 +6,9 @@ use overlay_common::{
 };
 use overlay_tests::{
     frame::{Inner, L4, Version},
-    program::{GINDEMO1, Hook, MTU, NEIGHBOUR, Outcome, Programs, Skb, TC_REDIRECT, VTEP, outbound, port},
+    program::{
+        GINDEMO1, Hook, MTU, NEIGHBOUR, Outcome, Programs, Skb, TC_REDIRECT, VTEP, from_node2, inbound, outbound, port,
+    },
 };
 
 fn of_length(version: Version, len: u16) -> Vec<u8> {
@@ -29,6 +31,25 @@ fn mtu_applies_to_local_frames() {
     let frame = |len| Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, L4::Icmp).l3_len(len).bytes();
     assert_eq!(programs.run(Hook::PortIn, &frame(1450)).action, TC_REDIRECT);
     programs.run(Hook::PortIn, &frame(1451)).assert_kernel(Reason::Oversize, &frame(1451));
+}
+
+/// The kernel drops a larger frame at the port, or fragments it. The packets of a super-packet are segmented for the port.
+#[test]
+fn network_mtu_applies_to_received_packets() {
+    let programs = Programs::cluster();
+    for version in [Version::V4, Version::V6] {
+        let packet = |l4, len: u16| from_node2().encapsulate(&inbound(version, l4).l3_len(len.into()).bytes());
+        let udp = L4::Udp(5000, 53);
+        assert_eq!(programs.run(Hook::NicIn, &packet(udp, MTU)).action, TC_REDIRECT);
+        assert_eq!(programs.run(Hook::NicXdp, &packet(udp, MTU)).counted[0].0, Reason::DecapXdp);
+        for hook in [Hook::NicIn, Hook::NicXdp] {
+            let large = packet(udp, MTU + 1);
+            programs.run(hook, &large).assert_kernel(Reason::Oversize, &large);
+        }
+        let large = packet(L4::Tcp(1, 2), 3000);
+        let outcome = programs.run_skb(Hook::NicIn, &large, Skb { gso_size: 1400, gso_segs: 3, ..Skb::default() });
+        assert_ne!(outcome.counted[0].0, Reason::Oversize);
+    }
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn strict_network_accepts_its_own_udp_port_only() {
     let mut strict = Programs::strict();
     let packet = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }.encapsulate(&inbound(Version::V4, UDP).bytes());
     strict.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
-    let other = Peer { port: OTHER_UDP_PORT, flags: flags::STRICT, ..peer() };
+    let other = Peer { port: OTHER_UDP_PORT, flags: flags::STRICT as u16, ..peer() };
     strict.peer(VNI, from_node2().src, other);
     assert_eq!(strict.run(Hook::NicIn, &packet).action, TC_REDIRECT);
 }

@@ -151,7 +151,7 @@ impl Rig {
         let is_strict = |vni: u32| networks.get(&vni).is_some_and(|network| network.flags & flags::STRICT != 0);
         let any_strict = networks.keys().any(|vni| is_strict(*vni));
         underlay.flags == u16::from(any_strict)
-            && peers.iter().all(|(key, peer)| peer.flags & flags::STRICT == u32::from(is_strict(key.vni)))
+            && peers.iter().all(|(key, peer)| u32::from(peer.flags) & flags::STRICT == u32::from(is_strict(key.vni)))
     }
 
     pub(super) fn packet<'a>(&self, case: &'a Case) -> Packet<'a> {

@@ -159,8 +159,9 @@ fn peers(rng: &mut Rng, networks: &BTreeMap<u32, Network>) -> BTreeMap<PeerKey, 
                 slot: index(rng),
                 port: if chance(rng, 85) { UDP_PORT } else { OTHER_UDP_PORT },
                 device_mac: if chance(rng, 10) { GINDEMO2.mac.0 } else { [2; 6] },
-                flags: u32::from(if chance(rng, 92) { is_strict } else { rng.bool() })
-                    | if rng.bool() { flags::LEARNING } else { 0 },
+                mtu: mtu(rng),
+                flags: u16::from(if chance(rng, 92) { is_strict } else { rng.bool() })
+                    | if rng.bool() { flags::LEARNING as u16 } else { 0 },
             };
             peers.insert(PeerKey { vni, addr }, peer);
         }
