@@ -18,7 +18,8 @@ use crate::{
     },
     plan::{
         device_state::{
-            judge, judge_bridge, judge_egress, judge_port, judge_traffic_control, peer_xdp, redirects_to_peer,
+            judge, judge_address, judge_bridge, judge_egress, judge_port, judge_traffic_control, judge_xdp, peer_xdp,
+            redirects_to_peer,
         },
         tables::PortFact,
     },
@@ -122,7 +123,8 @@ impl<'l> Devices<'l> {
             let of_device = judge(&tunnel.name, &tunnel.deviations, Role::Vxlan).map(|found| (Cause::Device, found));
             let of_bridge = || judge_bridge(bridge, &tunnel, links).map(|found| (Cause::Bridge, found));
             let filtered = || {
-                let found = |device| judge_traffic_control(device, &details.traffic_control);
+                let found =
+                    |device| judge_xdp(device).or_else(|| judge_traffic_control(device, &details.traffic_control));
                 Some((Cause::Filtered, found(&tunnel).or_else(|| found(bridge))?))
             };
             if let Some((cause, found)) = of_device.or_else(of_bridge).or_else(filtered) {
@@ -138,10 +140,14 @@ impl<'l> Devices<'l> {
             let is_peer = |link: &&Link| port.lower_netns.is_none() && Some(link.index) == port.lower;
             let here = || links.iter().find(is_peer).filter(|_| port.kind == LinkKind::Veth);
             let peer = peer.or_else(|| here().cloned().map(VethPeer::from));
-            let network = view.networks()[&key.0].network();
-            let mtu = network.mtu.unwrap_or(inner_mtu(underlay.mtu));
-            let finding =
-                judge_port(&port, peer.as_ref(), mtu.into()).or_else(|| judge_egress(&port, &details.traffic_control));
+            let network = &view.networks()[&key.0];
+            let mtu = network.network().mtu.unwrap_or(inner_mtu(underlay.mtu));
+            let finding = judge_port(&port, peer.as_ref(), mtu.into())
+                .or_else(|| judge_egress(&port, &details.traffic_control))
+                .or_else(|| {
+                    let mac = network.local().iter().find(|endpoint| endpoint.name == key.1)?.mac;
+                    judge_address(mac, peer.as_ref()?)
+                });
             let fact = PortFact {
                 ifindex: port.index,
                 redirect_peer: redirects_to_peer(&port, peer.as_ref()),
@@ -150,7 +156,7 @@ impl<'l> Devices<'l> {
                 is_refused: finding.is_some(),
             };
             judged.ports.insert(key.clone(), fact);
-            let finding = finding.map(|found| found.about(endpoint_label(&network.name, &key.1)));
+            let finding = finding.map(|found| found.about(endpoint_label(&network.network().name, &key.1)));
             judged.findings.extend(finding.map(|finding| (key.clone(), finding)));
         }
         judged

@@ -1,5 +1,7 @@
 //! Judges the state of a network's devices by the table of [`crate::kernel::Set`]s.
 
+use overlay_common::MacAddr;
+
 use crate::{
     kernel::{Deviation, Deviations, Link, LinkKind, Role, Rule, Set, TrafficControl, VethPeer, XdpMode},
     model::{Finding, network::GENERIC_XDP},
@@ -74,6 +76,25 @@ pub(crate) fn judge_port(port: &Link, peer: Option<&VethPeer>, mtu: u32) -> Opti
             }
             XdpMode::Native | XdpMode::None => None,
         })
+}
+
+/// Why an endpoint's port does not suit the fast path: the container has another address, and drops frames for the
+/// endpoint's. A redirect to the peer would make them its own (`bpf_redirect_peer` in net/core/filter.c).
+#[must_use]
+pub(crate) fn judge_address(mac: MacAddr, peer: &VethPeer) -> Option<Finding> {
+    let problem = format!("the container's interface has the MAC address {}, and the endpoint has {mac}", peer.mac);
+    let remedy = format!("give it the endpoint's (ip link set … address {mac}), or correct the endpoint's `mac`");
+    (!peer.enslaved && peer.mac != mac).then(|| Finding::unnamed(problem, remedy))
+}
+
+/// Why the XDP program of a bridge or a VXLAN device does not suit the fast path, which bypasses it.
+#[must_use]
+pub(crate) fn judge_xdp(device: &Link) -> Option<Finding> {
+    let name = &device.name;
+    let finding = || {
+        Finding::unnamed(format!("{name} has an XDP program"), format!("detach it (ip link set dev {name} xdp off)"))
+    };
+    device.xdp.then(finding)
 }
 
 /// Why filters or the queueing discipline of a bridge or a VXLAN device do not suit the fast path, which bypasses them.

@@ -1,4 +1,5 @@
-//! XDP programs on the container's own interface see what they would see without the daemon.
+//! XDP programs of other owners, on the container's interface and on the VXLAN device, see what they would see without the
+//! daemon.
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -8,21 +9,21 @@ use overlay_tests::{
     bench::OBJECT,
     check::until,
     lab::{
-        Container, Lab,
+        Lab, NetNs,
         traffic::{Ping, ping},
     },
     testbed::Testbed,
 };
 
-/// An XDP program on a container's interface that drops everything, until it is detached.
+/// An XDP program that drops everything, until it is detached.
 struct Firewall(Ebpf, Option<XdpLinkId>);
 
 impl Firewall {
-    fn attach(container: &Container, mode: XdpMode) -> Self {
+    fn attach(netns: &NetNs, device: &str, mode: XdpMode) -> Self {
         let mut object = EbpfLoader::new().load(OBJECT).unwrap();
         let program: &mut Xdp = object.program_mut("bench_xdp_nothing").unwrap().try_into().unwrap();
         program.load().unwrap();
-        let id = container.enter(|| program.attach("eth0", mode)).unwrap();
+        let id = netns.enter(|| program.attach(device, mode)).unwrap();
         Self(object, Some(id))
     }
 
@@ -45,7 +46,7 @@ fn xdp_program_of_a_container_is_not_bypassed() {
         setup.receive_by(rx).unwrap();
         let setup = setup.run();
         for mode in [XdpMode::Driver, XdpMode::Skb] {
-            let program = Firewall::attach(setup.first(2), mode);
+            let program = Firewall::attach(setup.first(2), "eth0", mode);
             until(&format!("{rx} {mode:?}: no ping arrives"), || replies(&setup, 1, 2) == 0);
             assert_eq!(replies(&setup, 1, 2), 0);
             if matches!(mode, XdpMode::Skb) {
@@ -67,7 +68,7 @@ fn xdp_program_that_was_there_first_is_not_bypassed() {
     for mode in [XdpMode::Driver, XdpMode::Skb] {
         let mut setup = Testbed::two_hosts();
         setup.daemon_mut(2).kill9().unwrap();
-        let program = Firewall::attach(setup.first(2), mode);
+        let program = Firewall::attach(setup.first(2), "eth0", mode);
         setup.daemon_mut(2).restart().unwrap();
         assert_eq!(replies(&setup, 1, 2), 0, "{mode:?}");
         program.detach();
@@ -75,4 +76,18 @@ fn xdp_program_that_was_there_first_is_not_bypassed() {
         setup.wait_until_converged();
         setup.ping_both_ways();
     }
+}
+
+#[test]
+fn xdp_program_of_a_managed_vxlan_device_is_not_bypassed() {
+    let setup = Testbed::two_hosts();
+    let program = Firewall::attach(setup.lab.host(2), "ovlvx4097", XdpMode::Skb);
+    until("no ping arrives", || replies(&setup, 1, 2) == 0);
+    assert_eq!(replies(&setup, 1, 2), 0);
+    let status = setup.daemon(2).overlay(&["status", "--json"]).unwrap().to_string();
+    assert!(status.contains("ovlvx4097 has an XDP program"), "{status}");
+    program.detach();
+    until("pings arrive", || replies(&setup, 1, 2) == 5);
+    setup.wait_until_converged();
+    setup.ping_both_ways();
 }

@@ -620,6 +620,11 @@ fn options_of_managed_devices_give_what_the_kernel_gives() {
         // The host end of a veth that the daemon has made: it stays down.
         case(&format!("ip link set {host_end} down"), &format!("ip link set {host_end} up"), Other("is down")),
         case("c ip link set eth0 mtu 1300", "c ip link set eth0 mtu 1450", Port("has the MTU 1300")),
+        case(
+            "c ip link set eth0 address 02:42:0a:00:01:77",
+            &format!("c ip link set eth0 address {}", STATIONS[0].mac),
+            Port("has the MAC address 02:42:0a:00:01:77"),
+        ),
         case(&format!("ethtool -K {PORT} tx off tso off"), &format!("ethtool -K {PORT} tx on tso on"), Fast),
         case("ethtool -K ovlvx4097 tx off", "ethtool -K ovlvx4097 tx on tso on", Network("tx-checksum-ip-generic")),
         steal_on_egress(PORT, Port("traffic control filters on egress")),

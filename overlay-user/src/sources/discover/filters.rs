@@ -8,21 +8,14 @@ use crate::{
         Finding,
         network::{Cause, Refusal},
     },
-    plan::device_state::{judge_egress, judge_port, judge_traffic_control},
+    plan::device_state::{judge_egress, judge_port, judge_traffic_control, judge_xdp},
 };
 
 /// The first object that applies to the network's frames.
 pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option<Refusal> {
     let filtered = |problem: String, remedy: String| Some(Refusal::new(Cause::Filtered, problem, remedy));
     for device in [vxlan, bridge] {
-        let name = &device.name;
-        if device.xdp {
-            return filtered(
-                format!("{name} has an XDP program"),
-                format!("detach it (ip link set dev {name} xdp off)"),
-            );
-        }
-        if let Some(found) = judge_traffic_control(device, &netns.tc) {
+        if let Some(found) = judge_xdp(device).or_else(|| judge_traffic_control(device, &netns.tc)) {
             return filtered(found.problem, found.remedy);
         }
     }
