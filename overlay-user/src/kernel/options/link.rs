@@ -108,7 +108,7 @@ pub(super) const ROWS: &[Row] = &[
         10,
         "IFLA_MASTER",
         ALL,
-        "the bridge of a network; a container's end with a master has no known address; a NIC in a VRF is refused",
+        "the bridge of a network; a container's end with a master has no known address; an underlay device with a master is refused",
         "rx_handler of __netif_receive_skb_core, net/core/dev.c",
     ),
     irrelevant(11, "IFLA_WIRELESS", ALL, UNUSED, ""),

@@ -1,6 +1,6 @@
 //! Sysctls that the path of a packet reads.
 
-use super::table::{Roles, Row, differs, honoured, irrelevant};
+use super::table::{Roles, Row, honoured, irrelevant};
 
 const NONE: Roles = Roles::NONE;
 const RULES: &str = "with 1 the rules of these hooks are read, and refuse the network";
@@ -16,11 +16,11 @@ pub(super) const ROWS: &[Row] = &[
         "the outer TTL of a device with ttl 0",
         "ip4_dst_hoplimit, net/route.h",
     ),
-    differs(
+    honoured(
         0,
         "net.ipv4.ip_local_port_range",
         NONE,
-        "the fast path sends from ports 32768 to 65535",
+        "the outer source ports of a device without a port range",
         "udp_flow_src_port, include/net/udp.h",
     ),
     irrelevant(

@@ -63,11 +63,11 @@ pub(super) const ROWS: &[Row] = &[
         "limits new entries; existing ones are used",
         "vxlan_fdb_create, drivers/net/vxlan/vxlan_core.c",
     ),
-    differs(
+    honoured(
         10,
         "IFLA_VXLAN_PORT_RANGE",
         DEVICE,
-        "the fast path sends from ports 32768 to 65535",
+        "the outer source ports, by the kernel's hash",
         "udp_flow_src_port, include/net/udp.h",
     ),
     irrelevant(
@@ -89,7 +89,7 @@ pub(super) const ROWS: &[Row] = &[
     honoured(15, "IFLA_VXLAN_PORT", DEVICE, "the UDP port", ONE),
     must(16, "IFLA_VXLAN_GROUP6", DEVICE, ipv6(), ONE),
     must(17, "IFLA_VXLAN_LOCAL6", DEVICE, ipv6(), ONE),
-    differs(18, "IFLA_VXLAN_UDP_CSUM", DEVICE, "the fast path sends the UDP checksum 0", ONE),
+    differs(18, "IFLA_VXLAN_UDP_CSUM", DEVICE, "the fast path sends the UDP checksum 0 in super-packets only", ONE),
     irrelevant(19, "IFLA_VXLAN_UDP_ZERO_CSUM6_TX", DEVICE, IPV6, ONE),
     irrelevant(20, "IFLA_VXLAN_UDP_ZERO_CSUM6_RX", DEVICE, IPV6, "udp6_csum_init, net/ipv6/ip6_checksum.c"),
     must(21, "IFLA_VXLAN_REMCSUM_TX", DEVICE, off("{dev} has the option remcsumtx", RECREATE), SKB),
