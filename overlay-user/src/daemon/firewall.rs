@@ -82,7 +82,7 @@ impl Firewall {
         if let Some((command, error)) = self.chains.unreadable.first() {
             return Err(Obstacle::new(
                 format!("the rules of {command} cannot be read ({error})"),
-                "give the daemon CAP_NET_RAW and CAP_DAC_READ_SEARCH, or run it as root",
+                "give the daemon CAP_NET_ADMIN and the group root, or run it as root",
             ));
         }
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);

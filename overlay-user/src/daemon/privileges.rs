@@ -15,14 +15,12 @@ const NEEDED: [(Capability, &str); 3] = [
 const NAMESPACES: (Capability, &str) = (Capability::CAP_SYS_ADMIN, "containers' network namespaces");
 
 /// Capabilities that some configurations need; kept if they are granted, because the configuration can change.
-const KEPT: [Capability; 4] = [
+const KEPT: [Capability; 3] = [
     Capability::CAP_SYS_ADMIN,
     // Namespaces below `/proc/PID` of other users' processes.
     Capability::CAP_SYS_PTRACE,
     // Docker's namespaces are in a directory of root; files with keys and passwords may belong to another user.
     Capability::CAP_DAC_READ_SEARCH,
-    // The rules of iptables-legacy are read through a raw socket.
-    Capability::CAP_NET_RAW,
 ];
 
 /// The network namespaces that the daemon works in.

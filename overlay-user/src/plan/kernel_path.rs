@@ -48,7 +48,7 @@ pub(crate) fn findings<'a>(
         Finding::new(
             "netfilter",
             format!("the rules of {command} cannot be read ({error}), and may drop packets on the kernel path"),
-            "give the daemon CAP_NET_RAW and CAP_DAC_READ_SEARCH, or run it as root",
+            "give the daemon CAP_NET_ADMIN and the group root, or run it as root",
         )
     }));
     findings

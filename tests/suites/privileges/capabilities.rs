@@ -5,7 +5,7 @@ use std::{ffi::OsString, fs, os::unix::fs::MetadataExt as _};
 use overlay_tests::{
     check::{Counts, until},
     lab::{
-        Daemon, DaemonHost as _, User, overlay_binary,
+        Daemon, DaemonHost as _, Unprivileged, User, overlay_binary,
         traffic::{Datagrams, udp_transfer},
     },
     testbed::prepare_xdp,
@@ -50,6 +50,45 @@ fn three_capabilities_suffice_to_run_restart_and_take_down() {
     }
 }
 
+/// The kernel may have the tables of iptables-legacy built in.
+#[test]
+fn rules_of_iptables_legacy_are_read_with_the_group_root_and_never_bypassed() {
+    let pair = Pair::new();
+    let mut daemons = pair.run(&THREE);
+    pair.by_fast_path(&daemons);
+    let problems = |daemon: &Daemon| {
+        let output = daemon.output(&["status", "--problems"]).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let legacy = |action: &str, rule: &str| {
+        let command = format!("iptables-legacy {action} {rule}");
+        pair.lab.host(1).run(&command.split(' ').collect::<Vec<_>>());
+    };
+    for (rule, words) in
+        [("INPUT -p udp --dport 4789 -j DROP", "chain INPUT of iptables-legacy table filter drops packets from it")]
+    {
+        legacy("-A", rule);
+        until("the rule is read", || problems(&daemons[0]).contains(words));
+        legacy("-D", rule);
+        until("the rule is gone", || !problems(&daemons[0]).contains("iptables-legacy"));
+        daemons[0].wait_until_resolved(&pair.lab).unwrap();
+        pair.by_fast_path(&daemons);
+    }
+    // Without the group, the tables may have any rules.
+    let [first, _second] = &mut daemons;
+    first.sigterm().unwrap();
+    let arguments = ["--config".into(), pair.config().into_os_string()];
+    let account = Unprivileged { groups: Vec::new(), ..pair.user(1, &THREE) };
+    let daemon = pair.start_with(1, &account, &arguments);
+    until("the tables cannot be read", || {
+        problems(&daemon).contains("the rules of iptables-legacy cannot be read (Permission denied")
+    });
+    let before = Counts::read(&daemon, 0);
+    pair.ping(1, 2);
+    let moved = Counts::read(&daemon, 0).since(&before);
+    assert_eq!((moved.of("encap"), moved.received()), (0, 0), "{moved:?}");
+}
+
 #[test]
 fn xdp_needs_no_additional_capability() {
     let mut pair = Pair::new();
@@ -78,7 +117,7 @@ fn daemon_started_as_root_drops_unneeded_capabilities() {
         ["--config".into(), pair.config().into(), "--socket".into(), pair.directory.join("socket").into()];
     let daemon = Daemon::start_with(&pair.binary, pair.lab.host(1), &arguments, pins).unwrap();
     let pid = daemon.pid().unwrap();
-    let capabilities = [&THREE[..], &["sys_admin", "sys_ptrace", "dac_read_search", "net_raw"]].concat();
+    let capabilities = [&THREE[..], &["sys_admin", "sys_ptrace", "dac_read_search"]].concat();
     assert_capabilities(pid, &capabilities);
     let bounding = u64::from_str_radix(&process_status(pid, "CapBnd"), 16).unwrap();
     assert_eq!(bounding, capability_bits(&capabilities));

@@ -70,9 +70,9 @@ impl Pair {
         Path::new("/sys/fs/bpf").join(format!("node0{host}"))
     }
 
-    /// The daemon's user on a host, with these capabilities.
+    /// The daemon's user on a host, with these capabilities and, as in the unit, the group `root`.
     pub(crate) fn user(&self, host: usize, capabilities: &[&str]) -> Unprivileged {
-        OVERLAY.on(self.lab.host(host), capabilities)
+        Unprivileged { groups: vec![0], ..OVERLAY.on(self.lab.host(host), capabilities) }
     }
 
     pub(crate) fn start(&self, host: usize, account: &Unprivileged) -> Daemon {
@@ -138,7 +138,6 @@ pub(crate) fn capability_bits(names: &[&str]) -> u64 {
     let bit = |name: &&str| match *name {
         "dac_read_search" => 2,
         "net_admin" => 12,
-        "net_raw" => 13,
         "sys_ptrace" => 19,
         "sys_admin" => 21,
         "perfmon" => 38,

@@ -1,6 +1,6 @@
 //! The tables of iptables-legacy, ip6tables-legacy and ebtables-legacy, read through socket options.
 
-use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd};
+use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd, path::Path};
 
 use socket2::{Domain, Socket, Type};
 
@@ -21,10 +21,12 @@ pub(super) struct Version {
     /// 4 or 6.
     pub(super) number: u8,
     pub(super) command: &'static str,
-    /// File below `/proc/net` with the names of existing tables, one per line; missing without the module.
-    names: &'static str,
+    /// The module. With it, a file below `/proc/net` has the names of existing tables.
+    module: &'static str,
+    /// The first part of the names of the tables' modules.
+    table: &'static str,
     domain: Domain,
-    /// Protocol of the raw socket, and level of the options.
+    /// Level of the options.
     level: libc::c_int,
     /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`; the entries' option is the next number.
     get_info: libc::c_int,
@@ -40,11 +42,12 @@ pub(super) struct Version {
     entry_len: usize,
 }
 
-pub(super) const VERSIONS: [Version; 2] = [
+const VERSIONS: [Version; 2] = [
     Version {
         number: 4,
         command: "iptables-legacy",
-        names: "ip_tables_names",
+        module: "ip_tables",
+        table: "iptable",
         domain: Domain::IPV4,
         level: libc::IPPROTO_IP,
         get_info: 64,
@@ -57,7 +60,8 @@ pub(super) const VERSIONS: [Version; 2] = [
     Version {
         number: 6,
         command: "ip6tables-legacy",
-        names: "ip6_tables_names",
+        module: "ip6_tables",
+        table: "ip6table",
         domain: Domain::IPV6,
         level: libc::IPPROTO_IPV6,
         get_info: 64,
@@ -76,6 +80,11 @@ pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
     Ok(tables)
 }
 
+/// Whether there can be a table of iptables-legacy or ip6tables-legacy.
+pub(super) fn has_tables() -> bool {
+    VERSIONS.iter().any(|version| version.names().map_or(true, |names| !names.is_empty()))
+}
+
 /// Calls `read` for each table of iptables and ip6tables: its name, its `struct ipt_getinfo`, and its entries.
 pub(super) fn for_each(mut read: impl FnMut(&Version, &str, &[u8], &[u8])) -> io::Result<()> {
     for version in &VERSIONS {
@@ -83,7 +92,7 @@ pub(super) fn for_each(mut read: impl FnMut(&Version, &str, &[u8], &[u8])) -> io
         if names.is_empty() {
             continue;
         }
-        let socket = raw_socket(version.domain)?;
+        let socket = socket(version.domain)?;
         for name in names.lines() {
             let (info, entries) = version.get(&socket, name)?;
             read(version, name, &info, &entries);
@@ -94,11 +103,21 @@ pub(super) fn for_each(mut read: impl FnMut(&Version, &str, &[u8], &[u8])) -> io
 
 impl Version {
     /// The names of the tables, one per line.
-    pub(super) fn names(&self) -> io::Result<String> {
-        match fs::read_to_string(format!("/proc/thread-self/net/{}", self.names)) {
+    fn names(&self) -> io::Result<String> {
+        match fs::read_to_string(format!("/proc/thread-self/net/{}_names", self.module)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            // The file is for root and the group root (`xt_proto_init` in net/netfilter/x_tables.c).
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && self.has_no_table() => Ok(String::new()),
             names => Ok(names?.trim().to_owned()),
         }
+    }
+
+    /// Whether no namespace has a table, as the loaded modules show. A kernel with these tables built in does not show it.
+    fn has_no_table(&self) -> bool {
+        let is_loaded = |module: &str| Path::new("/sys/module").join(module).exists();
+        let names = ["filter", "mangle", "nat", "raw", "security"];
+        // The tables need symbols of the module: they are not built in where it is not.
+        is_loaded(self.module) && !names.iter().any(|name| is_loaded(&format!("{}_{name}", self.table)))
     }
 
     /// The `struct ipt_getinfo` of a table, and its entries.
@@ -218,7 +237,7 @@ fn ebtables() -> io::Result<Vec<NetfilterTable>> {
         if !fs::exists(format!("/sys/module/{module}"))? {
             continue;
         }
-        let socket = raw_socket(Domain::IPV4)?;
+        let socket = socket(Domain::IPV4)?;
         let mut info = named(name, INFO_LEN);
         get_option(&socket, libc::IPPROTO_IP, GET_INFO, &mut info)?;
         let acts = ne32(&info, ENTRIES) != Some(0);
@@ -238,8 +257,10 @@ fn named(name: &str, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn raw_socket(domain: Domain) -> io::Result<Socket> {
-    Socket::new(domain, Type::RAW, Some(libc::IPPROTO_RAW.into()))
+/// A socket for the options of tables. The kernel finds them by the domain (`nf_sockopt_find` in
+/// net/netfilter/nf_sockopt.c), whatever the type: a datagram socket needs no CAP_NET_RAW.
+fn socket(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::DGRAM, None)
 }
 
 fn get_option(socket: &Socket, level: libc::c_int, option: libc::c_int, bytes: &mut [u8]) -> io::Result<()> {

@@ -24,7 +24,7 @@ pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option
         Err(error) => {
             return filtered(
                 format!("the netfilter rules cannot be read ({error})"),
-                "give the daemon CAP_NET_RAW and CAP_DAC_READ_SEARCH, or run it as root".into(),
+                "give the daemon CAP_NET_ADMIN and the group root, or run it as root".into(),
             );
         }
     };

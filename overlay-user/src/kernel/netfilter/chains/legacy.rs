@@ -1,6 +1,6 @@
 //! Chains of iptables-legacy and ip6tables-legacy (`include/uapi/linux/netfilter/x_tables.h`).
 
-use std::{collections::BTreeMap, io, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeMap, io, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
@@ -21,21 +21,8 @@ const NAME: usize = 16;
 
 pub(super) fn tables() -> io::Result<Vec<ChainTable>> {
     let mut tables = Vec::new();
-    match legacy::for_each(|version, name, info, entries| tables.push(read(version, name, info, entries))) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !has_modules() => Ok(Vec::new()),
-        result => result.map(|()| tables),
-    }
-}
-
-/// Whether a module with tables is loaded. A kernel can also have them built in.
-fn has_modules() -> bool {
-    let names = ["filter", "mangle", "nat", "raw", "security"];
-    names.iter().any(|name| ["ip", "ip6"].iter().any(|ip| Path::new(&format!("/sys/module/{ip}table_{name}")).exists()))
-}
-
-/// Whether there is a table; if unknown, reading the tables fails.
-pub(super) fn exists() -> bool {
-    legacy::VERSIONS.iter().any(|version| version.names().is_ok_and(|names| !names.is_empty()))
+    legacy::for_each(|version, name, info, entries| tables.push(read(version, name, info, entries)))?;
+    Ok(tables)
 }
 
 /// Reads a table from a `struct ipt_getinfo` and its entries.

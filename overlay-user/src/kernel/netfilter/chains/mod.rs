@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use super::NetfilterHook;
+use super::{NetfilterHook, legacy::has_tables};
 
 pub(in super::super) mod legacy;
 pub(in super::super) mod nft;
@@ -183,7 +183,7 @@ pub(crate) fn bridge_chains_version() -> Option<([bool; 2], u32)> {
 pub(crate) fn chains_version() -> Option<u32> {
     let generation = nft::generation().ok()?;
     // The tables of iptables-legacy have no version.
-    (!legacy::exists()).then_some(generation)
+    (!has_tables()).then_some(generation)
 }
 
 /// The IP versions of [`bridge_nf`].
