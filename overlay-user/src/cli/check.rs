@@ -55,7 +55,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     };
     let here = host.as_ref().map(|preflight| &preflight.view);
     let networks = here.into_iter().flat_map(View::networks).map(|(_, network)| network.network().clone());
-    let mut warnings = daemon::kernel_path_findings(networks).await;
+    let mut warnings = daemon::rule_findings(networks).await;
     if let Some(preflight) = &host {
         warnings.extend(daemon::device_findings(&snapshot, &preflight.view, &preflight.underlay).await?);
     }

@@ -17,9 +17,9 @@ use crate::{
         network::{Cause, Refusal},
     },
     plan::{
+        bridged_path::BridgedRules,
         device_state::{
-            judge, judge_address, judge_bridge, judge_egress, judge_port, judge_traffic_control, judge_xdp, peer_xdp,
-            redirects_to_peer,
+            judge, judge_address, judge_bridge, judge_egress, judge_frames, judge_port, peer_xdp, redirects_to_peer,
         },
         tables::PortFact,
     },
@@ -112,7 +112,13 @@ impl<'l> Devices<'l> {
         snapshot.host().read(|reader| Ok(details(reader, wanted))).await
     }
 
-    fn judge(&self, view: &View, links: &[Link], underlay: &Link, details: &Details) -> Judged {
+    fn judge(
+        &self,
+        view: &View,
+        links: &[Link],
+        underlay: &Link,
+        (details, rules): (&Details, &BridgedRules),
+    ) -> Judged {
         let mut judged = Judged::default();
         let state = |link: &Link| {
             let (features, peer) = details.links.get(&link.index).cloned().unwrap_or_default();
@@ -123,9 +129,8 @@ impl<'l> Devices<'l> {
             let of_device = judge(&tunnel.name, &tunnel.deviations, Role::Vxlan).map(|found| (Cause::Device, found));
             let of_bridge = || judge_bridge(bridge, &tunnel, links).map(|found| (Cause::Bridge, found));
             let filtered = || {
-                let found =
-                    |device| judge_xdp(device).or_else(|| judge_traffic_control(device, &details.traffic_control));
-                Some((Cause::Filtered, found(&tunnel).or_else(|| found(bridge))?))
+                let found = judge_frames(bridge, &tunnel, links, (&details.traffic_control, rules))?;
+                Some((Cause::Filtered, found))
             };
             if let Some((cause, found)) = of_device.or_else(of_bridge).or_else(filtered) {
                 judged.networks.insert(*vni, Refusal::new(cause, found.problem, found.remedy));
@@ -163,11 +168,15 @@ impl<'l> Devices<'l> {
     }
 }
 
-/// State of the existing devices of managed networks that does not suit the fast path, for a command.
+/// State of the existing devices of managed networks that does not suit the fast path, for a command. Without the rules of
+/// [`super::rule_findings`].
 pub(crate) async fn findings(snapshot: &Snapshot, view: &View, underlay: &Link) -> Result<Vec<Finding>, KernelError> {
     let links = snapshot.links().await?;
     let devices = Devices::find(view, links, None);
-    let Judged { networks, findings, .. } = devices.judge(view, links, underlay, &devices.details(snapshot).await?);
+    let Judged { networks, findings, .. } = {
+        let details = devices.details(snapshot).await?;
+        devices.judge(view, links, underlay, (&details, &BridgedRules::default()))
+    };
     let of_networks = networks
         .into_iter()
         .map(|(vni, refusal)| refusal.of(format!("network {:?}", view.networks()[&vni].network().name)).finding);
@@ -198,7 +207,7 @@ impl Daemon {
         if is_due {
             (managed.details, managed.read) = (devices.details(snapshot).await?, Some(Instant::now()));
         }
-        let judged = devices.judge(view, links, underlay, &managed.details);
+        let judged = devices.judge(view, links, underlay, (&managed.details, &self.firewall.rules));
         let before = std::mem::replace(&mut managed.judged, judged);
         let now = &managed.judged;
         for (_, finding) in now.findings.iter().filter(|(key, found)| before.findings.get(*key) != Some(*found)) {

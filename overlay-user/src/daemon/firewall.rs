@@ -1,4 +1,5 @@
-//! Follows the host's netfilter rules, and judges by them which outer packets the programs may send and receive.
+//! Follows the host's netfilter rules, and judges by them which outer packets the programs may send and receive, and which
+//! networks' frames they may forward.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,8 +13,12 @@ use tracing::debug;
 
 use super::DaemonError;
 use crate::{
-    kernel::{self, Chain, Chains, Host, Obstacle, Snapshot},
-    plan::outer_path::{self, Accepted, OuterPacket, Refusing},
+    kernel::{self, Chain, ChainsVersion, Host, Obstacle, Snapshot, bridge_name, vxlan_name},
+    model::{Finding, NetworkSpec},
+    plan::{
+        bridged_path::{BridgedRules, TO_READ_RULES},
+        outer_path::{self, Accepted, OuterPacket, Refusing},
+    },
 };
 
 /// Shortest interval between two reads of the rules.
@@ -22,9 +27,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The rules of the daemon's network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Firewall {
-    chains: Chains,
+    pub(super) rules: BridgedRules,
     /// Time of the last read, and the version of what it read.
-    read: Option<(Instant, Option<u32>)>,
+    read: Option<(Instant, Option<ChainsVersion>)>,
     /// A rule depends on the VNI.
     asks_for_vni: bool,
     /// Results of the rules.
@@ -33,6 +38,23 @@ pub(super) struct Firewall {
 
 /// Why packets take the kernel path, in one direction: by VTEP, UDP port, and network if that matters.
 pub(super) type Refused = BTreeMap<(VtepAddr, u16, Option<Vni>), Obstacle>;
+
+/// The rules of this host that do not plainly accept frames of these networks, for a command.
+pub(crate) async fn findings(networks: impl IntoIterator<Item = NetworkSpec>) -> Vec<Finding> {
+    let networks: Vec<_> = networks.into_iter().collect();
+    let judge = move || {
+        let rules = BridgedRules::new(kernel::chains()?);
+        let of = |network: NetworkSpec| {
+            let [bridge, tunnel] = [bridge_name(network.vni), vxlan_name(network.vni)];
+            let is_inside = |pattern: &kernel::Interface| pattern.matches(&bridge) || pattern.matches(&tunnel);
+            let finding = rules.judge(&bridge, false, is_inside)?;
+            Some(finding.about(format!("network {:?}", network.name)))
+        };
+        Ok(networks.into_iter().filter_map(of).collect())
+    };
+    let found = tokio::task::spawn_blocking(judge).await.map_err(std::io::Error::other).flatten();
+    found.inspect_err(|error| debug!("the netfilter rules cannot be read: {error}")).unwrap_or_default()
+}
 
 impl Firewall {
     /// When the rules may be read again.
@@ -53,23 +75,23 @@ impl Firewall {
         match result {
             Ok((version, chains)) => {
                 self.read = Some((Instant::now(), version));
-                if let Some(chains) = chains.filter(|chains| *chains != self.chains) {
+                if let Some(chains) = chains.filter(|chains| *chains != self.rules.chains) {
                     self.asks_for_vni = outer_path::asks_for_vni(&chains);
-                    self.chains = chains;
+                    self.rules = BridgedRules::new(chains);
                     self.judged.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
                 }
             }
             // Another process is changing the rules: the next round reads them again.
             Err(error) if self.read.is_some() => debug!("the netfilter rules cannot be read: {error}"),
-            Err(error) => self.chains.unreadable = vec![("nft", error.to_string())],
+            Err(error) => self.rules.chains.unreadable = vec![("nft", error.to_string())],
         }
     }
 
     /// Whether there is no rule.
     pub(super) fn accepts_all(&self) -> bool {
-        let mut chains = self.chains.tables.iter().flat_map(|table| table.chains.values());
+        let mut chains = self.rules.chains.tables.iter().flat_map(|table| table.chains.values());
         let accepts = |chain: &Chain| chain.rules.is_empty() && chain.base.as_ref().is_none_or(|base| !base.drops);
-        self.chains.unreadable.is_empty() && chains.all(accepts)
+        self.rules.chains.unreadable.is_empty() && chains.all(accepts)
     }
 
     /// The network as far as the rules depend on it.
@@ -79,17 +101,14 @@ impl Firewall {
 
     /// What the rules do with the packets.
     fn judge(&self, packet: OuterPacket) -> Result<Accepted, Obstacle> {
-        if let Some((command, error)) = self.chains.unreadable.first() {
-            return Err(Obstacle::new(
-                format!("the rules of {command} cannot be read ({error})"),
-                "give the daemon CAP_NET_ADMIN and the group root, or run it as root",
-            ));
+        if let Some((command, error)) = self.rules.chains.unreadable.first() {
+            return Err(Obstacle::new(format!("the rules of {command} cannot be read ({error})"), TO_READ_RULES));
         }
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         let result = match judged.get(&packet) {
             Some(known) => known.clone(),
             None => {
-                let result = outer_path::judge(&self.chains, &packet);
+                let result = outer_path::judge(&self.rules.chains, &packet);
                 judged.insert(packet, result.clone());
                 result
             }

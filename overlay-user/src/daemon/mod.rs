@@ -12,7 +12,6 @@ mod firewall;
 mod health;
 mod heartbeat;
 mod hooks;
-mod kernel_path;
 mod next_hops;
 mod preflight;
 mod privileges;
@@ -36,7 +35,7 @@ pub(crate) use devices::findings as device_findings;
 pub(crate) use down::DownError;
 pub use down::down;
 pub(crate) use error::{DaemonError, PreflightError};
-pub(crate) use kernel_path::findings as kernel_path_findings;
+pub(crate) use firewall::findings as rule_findings;
 pub(crate) use next_hops::Unresolved;
 pub use preflight::Missing;
 pub(crate) use preflight::{check, check_netns};
@@ -103,7 +102,6 @@ pub struct Daemon {
     sandboxes: sandbox::Sandboxes,
     health: HealthTable,
     hook_watch: hooks::HookWatch,
-    kernel_path: kernel_path::KernelPath,
     firewall: firewall::Firewall,
     announcer: announce::Announcer,
     state: watch::Sender<DaemonState>,
@@ -256,7 +254,6 @@ impl Daemon {
             sandboxes,
             health: HealthTable::default(),
             hook_watch: hooks::HookWatch::default(),
-            kernel_path: kernel_path::KernelPath::default(),
             firewall: firewall::Firewall::default(),
             announcer: announce::Announcer::default(),
             state: watch::Sender::default(),
@@ -588,7 +585,6 @@ impl Daemon {
             state.unresolved.clone_from(&self.applied.next_hops.unresolved);
             state.docker.clone_from(&self.inputs.found.docker);
             state.findings = self.health.findings().chain(self.hook_watch.findings.iter().cloned()).collect();
-            state.kernel_path.clone_from(&self.kernel_path.findings);
             if refused.is_some() {
                 state.refused = refused;
             }

@@ -99,7 +99,6 @@ impl Daemon {
         fault::kill_at("filled");
         let attached = self.attach_hooks(underlay);
         created = created.and(self.raise_ports(&plan, snapshot).await);
-        self.check_kernel_path(snapshot).await;
         let (removed, disconnected) = self.remove_objects(&plan, snapshot).await;
         drop(plan);
         if self.applied.tables.fdb.len() > LARGE_FDB {

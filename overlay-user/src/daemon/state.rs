@@ -32,8 +32,6 @@ pub struct DaemonState {
     pub refused: Option<Refused>,
     /// The current problems.
     pub findings: Vec<Finding>,
-    /// Rules of this host that drop packets of managed networks on the kernel path.
-    pub kernel_path: Vec<Finding>,
     /// All networks of this host with their admission.
     pub networks: Arc<HostNetworks>,
     /// The VTEPs to or from which packets take the kernel path.

@@ -50,13 +50,13 @@ pub use links::XdpMode;
 pub(crate) use links::{Link, LinkKind, VethPeer, vrf};
 pub use names::veth_name;
 pub(crate) use names::{ALIAS_PREFIX, bridge_name, shim_name, vxlan_name};
-#[cfg(test)]
-pub(crate) use netfilter::Mark;
 pub(crate) use netfilter::chains::{
-    Base, BridgeChains, Chain, ChainRule, ChainTable, Chains, Effect, Field, Interface, Test, Tool, Verdict,
-    bridge_chains, bridge_chains_version, bridge_nf, chains, chains_version,
+    Base, Chain, ChainRule, ChainTable, Chains, ChainsVersion, Effect, Field, IPTABLES_LEGACY, Interface, Test, Tool,
+    Verdict, chains, chains_version,
 };
-pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, NetfilterTable, netfilter};
+#[cfg(test)]
+pub(crate) use netfilter::{Hooked, Mark};
+pub(crate) use netfilter::{Netfilter, NetfilterHook, NetfilterTable, netfilter};
 pub(crate) use nexthop::NextHop;
 pub(crate) use options::{Deviation, Deviations, Role, Rule, Set, read_features};
 pub(crate) use qdisc::{Filter, Ingress, TrafficControl, has_tcx};

@@ -1,9 +1,10 @@
-//! Judges the state of a network's devices by the table of [`crate::kernel::Set`]s.
+//! Judges the state of a network's devices by the table of [`crate::kernel::Set`]s, and what sees its frames.
 
 use overlay_common::MacAddr;
 
+use super::bridged_path::BridgedRules;
 use crate::{
-    kernel::{Deviation, Deviations, Link, LinkKind, Role, Rule, Set, TrafficControl, VethPeer, XdpMode},
+    kernel::{Deviation, Deviations, Interface, Link, LinkKind, Role, Rule, Set, TrafficControl, VethPeer, XdpMode},
     model::{Finding, network::GENERIC_XDP},
 };
 
@@ -87,19 +88,37 @@ pub(crate) fn judge_address(mac: MacAddr, peer: &VethPeer) -> Option<Finding> {
     (!peer.enslaved && peer.mac != mac).then(|| Finding::unnamed(problem, remedy))
 }
 
-/// Why the XDP program of a bridge or a VXLAN device does not suit the fast path, which bypasses it.
+/// Why programs, filters, queueing disciplines or rules for the frames of a bridge, with this VXLAN device, do not suit the
+/// fast path, which bypasses them. `links` are all links of the namespace.
 #[must_use]
-pub(crate) fn judge_xdp(device: &Link) -> Option<Finding> {
-    let name = &device.name;
-    let finding = || {
-        Finding::unnamed(format!("{name} has an XDP program"), format!("detach it (ip link set dev {name} xdp off)"))
+pub(crate) fn judge_frames(
+    bridge: &Link,
+    tunnel: &Link,
+    links: &[Link],
+    (tc, rules): (&Result<TrafficControl, String>, &BridgedRules),
+) -> Option<Finding> {
+    let of_device = |device: &Link| {
+        let name = &device.name;
+        let xdp = || {
+            Finding::unnamed(
+                format!("{name} has an XDP program"),
+                format!("detach it (ip link set dev {name} xdp off)"),
+            )
+        };
+        device.xdp.then(xdp).or_else(|| judge_traffic_control(device, tc))
     };
-    device.xdp.then(finding)
+    // A device that is not in the list is new.
+    let is_inside = |pattern: &Interface| {
+        let mut named = links.iter().filter(|link| pattern.matches(&link.name)).peekable();
+        let is_of_bridge = |link: &Link| link.index == bridge.index || link.master == Some(bridge.index);
+        named.peek().is_none() || named.any(is_of_bridge)
+    };
+    let is_passed = bridge.bridge.is_some_and(|options| options.nf_call);
+    let of_rules = || rules.judge(&bridge.name, is_passed, is_inside);
+    of_device(tunnel).or_else(|| of_device(bridge)).or_else(of_rules)
 }
 
-/// Why filters or the queueing discipline of a bridge or a VXLAN device do not suit the fast path, which bypasses them.
-#[must_use]
-pub(crate) fn judge_traffic_control(device: &Link, found: &Result<TrafficControl, String>) -> Option<Finding> {
+fn judge_traffic_control(device: &Link, found: &Result<TrafficControl, String>) -> Option<Finding> {
     let name = &device.name;
     let tc = match found {
         Ok(tc) => tc,

@@ -7,7 +7,7 @@
 use overlay_common::{Vni, VtepAddr};
 
 use super::{
-    kernel_path::DEPTH,
+    bridged_path::DEPTH,
     packet::{Known, Match},
 };
 use crate::kernel::{Base, Chain, ChainTable, Chains, Effect, Field, NetfilterHook, Tool, Verdict};
@@ -280,6 +280,7 @@ impl<'a> Walk<'a> {
         let show = match place.table.tool {
             Tool::Iptables { command, .. } => format!("{command} -t {name} -nvL --line-numbers"),
             Tool::Nft { family, .. } => format!("nft list table {family} {name}"),
+            Tool::Bridge { label } => format!("{label} {name}"),
         };
         Refusing {
             problem: format!("{what} {does} {packets}"),

@@ -42,7 +42,7 @@ fn chains(list: &[BaseChain<'_>]) -> Chains {
     };
     let tool = Tool::Nft { family: "inet", version: None };
     let table = ChainTable { tool, name: "fw".into(), chains: list.iter().map(chain).collect() };
-    Chains { tables: vec![table], unreadable: vec![] }
+    Chains { tables: vec![table], ..Chains::default() }
 }
 
 const INPUT: (NetfilterHook, i32) = (NetfilterHook::Input, 0);
@@ -159,7 +159,7 @@ fn chains_of_devices_see_only_their_devices() {
         let chain = Chain { base: Some(base), ..Chain::default() };
         let tool = Tool::Nft { family: "netdev", version: None };
         let chains = BTreeMap::from([("c".to_owned(), chain)]);
-        let chains = Chains { tables: vec![ChainTable { tool, name: "fw".into(), chains }], unreadable: vec![] };
+        let chains = Chains { tables: vec![ChainTable { tool, name: "fw".into(), chains }], ..Chains::default() };
         assert_eq!(judge(&chains, &packet(true)).is_ok(), expected, "{name}");
         assert!(judge(&chains, &packet(false)).is_ok());
     }

@@ -4,15 +4,16 @@ use serde_json::Value;
 
 use super::NetNs;
 
-/// The command in a finding's remedy.
+/// The commands in a finding's remedy: one, or several that are all needed.
 ///
 /// # Panics
 /// When there is none.
 #[must_use]
 #[track_caller]
-pub fn command(finding: &Value) -> String {
-    let command = finding["remedy"].as_str().and_then(|remedy| remedy.strip_prefix("run `")?.strip_suffix('`'));
-    command.unwrap_or_else(|| panic!("no command in {finding}")).to_owned()
+pub fn commands(finding: &Value) -> Vec<String> {
+    let remedy = finding["remedy"].as_str().and_then(|remedy| remedy.strip_prefix("run `"));
+    let remedy = remedy.unwrap_or_else(|| panic!("no command in {finding}"));
+    remedy.split('`').step_by(2).map(str::to_owned).collect()
 }
 
 /// Runs the command of a finding on a host.

@@ -51,14 +51,14 @@ fn empty_nftables_chain_does_not_refuse_network() {
 }
 
 #[test]
-fn iptables_rule_called_by_bridge_refuses_network() {
+fn iptables_rule_that_drops_frames_refuses_network() {
     for command in ["iptables-nft", "iptables-legacy", "ip6tables-legacy"] {
-        let make: &[&[&str]] = &[&[command, "-A", "FORWARD", "-j", "ACCEPT"]];
+        let make: &[&[&str]] = &[&[command, "-A", "FORWARD", "-p", "tcp", "-j", "DROP"]];
         refused_while(in_sandbox, make, &[command, "-F", "FORWARD"], "bridge-nf-call-iptables");
     }
     let make: &[&[&str]] = &[&["iptables-legacy", "-P", "FORWARD", "DROP"]];
     refused_while(in_sandbox, make, &["iptables-legacy", "-P", "FORWARD", "ACCEPT"], "bridge-nf-call-iptables");
-    let make: &[&[&str]] = &[&["iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT"]];
+    let make: &[&[&str]] = &[&["iptables-legacy", "-A", "FORWARD", "-j", "DROP"]];
     let undo = ["sysctl", "-q", "net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"];
     refused_while(in_sandbox, make, &undo, "bridge-nf-call-iptables");
 }

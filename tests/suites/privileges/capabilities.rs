@@ -64,9 +64,10 @@ fn rules_of_iptables_legacy_are_read_with_the_group_root_and_never_bypassed() {
         let command = format!("iptables-legacy {action} {rule}");
         pair.lab.host(1).run(&command.split(' ').collect::<Vec<_>>());
     };
-    for (rule, words) in
-        [("INPUT -p udp --dport 4789 -j DROP", "chain INPUT of iptables-legacy table filter drops packets from it")]
-    {
+    for (rule, words) in [
+        ("INPUT -p udp --dport 4789 -j DROP", "chain INPUT of iptables-legacy table filter drops packets from it"),
+        ("FORWARD -p tcp --dport 25 -j DROP", "chain FORWARD of iptables-legacy table filter can drop its packets"),
+    ] {
         legacy("-A", rule);
         until("the rule is read", || problems(&daemons[0]).contains(words));
         legacy("-D", rule);

@@ -270,6 +270,12 @@ impl World {
         for link in std::fs::read_dir(self.testbed.pin_root(1).join("links")).unwrap() {
             std::fs::remove_file(link.unwrap().path()).unwrap();
         }
+        // The kernel frees a link later.
+        until("the programs are detached", || {
+            let before = self.counters();
+            self.send();
+            self.counters() == before
+        });
         let before = self.counters();
         let alone: Vec<Arrived> = cases.iter().map(|case| self.kernel(case)).collect();
         assert_eq!(self.counters(), before, "the programs are still attached");
@@ -638,4 +644,84 @@ fn options_of_managed_devices_give_what_the_kernel_gives() {
             Network("two tunnels"),
         ),
     ]);
+}
+
+/// Rules for frames of a bridge with this VXLAN device and port.
+fn rules(bridge: &str, vxlan: &str, port: &str) -> Vec<Case> {
+    let mac = STATIONS[0].mac;
+    let lines = |lines: &[&str]| -> Vec<String> { lines.iter().map(|line| (*line).to_owned()).collect() };
+    let with = |set: &[&str], expected| {
+        let undo = match set.iter().find_map(|command| command.split_once("-legacy -A ")) {
+            Some((tool, rule)) => vec![format!("{tool}-legacy -D {rule}")],
+            None => lines(&["nft flush ruleset"]),
+        };
+        Case { set: lines(set), undo, expected }
+    };
+    // A chain at a hook, with one rule.
+    let chain = |family: &str, hook: &str, rule: &str, expected| {
+        let chain = format!("nft add chain {family} f c {{ type filter hook {hook} priority 0 ; }}");
+        with(&[&format!("nft add table {family} f"), &chain, &format!("nft add rule {family} f c {rule}")], expected)
+    };
+    let accepted = |chain: &str| format!("iptables-nft -I {chain} -i {bridge} -o {bridge} -j ACCEPT");
+    let bridge_family = Network("nft table bridge f has rules that apply to frames of");
+    let netdev = Network("nft table netdev f has rules that apply to frames of");
+    vec![
+        // The bridge family, and what ebtables-nft makes of it.
+        chain("bridge", "forward", &format!("ether saddr {mac} drop"), bridge_family),
+        chain("bridge", "prerouting", &format!("iifname {port} drop"), bridge_family),
+        chain("bridge", "postrouting", "ip protocol udp drop", bridge_family),
+        with(
+            &[&format!("ebtables-nft -A FORWARD -d {mac} -j DROP")],
+            Network("nft table bridge filter has rules that apply to frames of"),
+        ),
+        with(&["ebtables-nft -P FORWARD DROP"], Network("nft table bridge filter has rules that apply to frames of")),
+        // The hooks of devices.
+        chain("netdev", &format!("ingress device {vxlan}"), "ip protocol udp drop", netdev),
+        chain("netdev", &format!("egress device {port}"), "ip protocol udp drop", netdev),
+        chain("netdev", "ingress device enp0s3", "udp dport 9 drop", Fast),
+        // br_netfilter.
+        with(
+            &["iptables-nft -P FORWARD DROP"],
+            Network("chain FORWARD of iptables table filter drops its packets; run `iptables -I FORWARD"),
+        ),
+        with(
+            &["iptables-nft -A FORWARD -s 10.0.1.2 -p udp -j DROP"],
+            Network("chain FORWARD of iptables table filter can drop its packets"),
+        ),
+        with(
+            &[&format!("iptables-nft -t raw -A PREROUTING -m physdev --physdev-in {port} -j DROP")],
+            Network("chain PREROUTING of iptables table raw can drop its packets"),
+        ),
+        with(
+            &[&format!("iptables-nft -t mangle -A POSTROUTING -o {bridge} -p udp -j TOS --set-tos 0x10")],
+            Network("chain POSTROUTING of iptables table mangle can change its packets"),
+        ),
+        with(
+            &["iptables-legacy -A FORWARD -p udp -j DROP"],
+            Network("chain FORWARD of iptables-legacy table filter can drop its packets"),
+        ),
+        chain(
+            "inet",
+            "forward",
+            &format!("iifname {bridge} ip protocol udp drop"),
+            Network("chain c of nft table inet f can drop its packets"),
+        ),
+        // The packets are plainly accepted.
+        with(&["iptables-nft -P FORWARD DROP", &accepted("FORWARD")], Fast),
+        with(
+            &["iptables-nft -A FORWARD -i docker0 -j DROP", "iptables-nft -A INPUT -p udp --dport 5001 -j DROP"],
+            Fast,
+        ),
+        chain("inet", "forward", "iifname != enp0s3 counter accept", Fast),
+    ]
+}
+
+#[test]
+fn rules_for_frames_of_external_networks_give_what_the_kernel_gives() {
+    World::new().compare(&rules("br-4097", VXLAN, PORT));
+}
+
+#[test]
+fn rules_for_frames_of_managed_networks_give_what_the_kernel_gives() {
+    World::managed().compare_managed(&rules("ovlbr4097", "ovlvx4097", PORT));
 }

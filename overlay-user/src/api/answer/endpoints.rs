@@ -46,7 +46,7 @@ impl Answers {
         }
         let snapshot = self.snapshot()?;
         let spec = networks::find(&snapshot, &network).ok().cloned();
-        let warnings = daemon::kernel_path_findings(spec).await;
+        let warnings = daemon::rule_findings(spec).await;
         let report = self.endpoint(&network, &endpoint.name).await;
         match report {
             Ok(report) => Ok(EndpointReport { warnings, ..report }),

@@ -23,7 +23,7 @@ impl Answers {
         let request = NetworkRequest { name, subnet, gateway, vni, mtu, port: VXLAN_PORT, strict, overlap };
         let network = store.create_network(request).await?;
         self.wait_until_followed(&format!("network {:?}", network.name), "is created", "network ls").await?;
-        let warnings = daemon::kernel_path_findings([network.clone()]).await;
+        let warnings = daemon::rule_findings([network.clone()]).await;
         Ok(NetworkReport { warnings, ..report(&network, 0) })
     }
 

@@ -43,7 +43,6 @@ impl Answers {
 
     fn problems(&self, state: &DaemonState) -> Vec<Finding> {
         let mut problems: Vec<Finding> = state.findings.iter().flat_map(lines).collect();
-        problems.extend(state.kernel_path.iter().cloned());
         if let Control::Store { follower, .. } = &self.control {
             problems.extend(follower.health().error.iter().flat_map(StoreError::findings));
             problems.extend(follower.problems());

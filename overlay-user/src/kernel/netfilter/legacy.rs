@@ -6,7 +6,7 @@ use socket2::{Domain, Socket, Type};
 
 #[cfg(any(test, feature = "testing"))]
 use super::chains::ChainTable;
-use super::{Family, Hooked, NetfilterHook, NetfilterTable, Rule};
+use super::{Hooked, NetfilterHook, NetfilterTable, Rule};
 use crate::sys::netlink::attribute::{ne16, ne32, text};
 
 /// `XT_TABLE_MAXNAMELEN`, also `EBT_TABLE_MAXNAMELEN`.
@@ -76,7 +76,6 @@ const VERSIONS: [Version; 2] = [
 pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
     let mut tables = Vec::new();
     for_each(|version, name, info, entries| tables.push(version.read(name, info, entries)))?;
-    tables.extend(ebtables()?);
     Ok(tables)
 }
 
@@ -141,13 +140,12 @@ impl Version {
     fn read(&self, name: &str, info: &[u8], entries: &[u8]) -> NetfilterTable {
         let field = |index| field(info, index);
         let label = format!("{} table {name}", self.command);
-        let mut table =
-            NetfilterTable { label, family: Family::Ip, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() };
+        let mut table = NetfilterTable { label, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() };
         for hook in (0..HOOKS).filter(|hook| field(0) & 1 << hook != 0) {
             let (first, policy) = (field(1 + hook) as usize, field(1 + HOOKS + hook) as usize);
             let acts = first != policy || !self.accepts(entries, policy);
             let hook = NetfilterHook::new(u32::try_from(hook).unwrap_or(u32::MAX));
-            table.hooks.push(Hooked { hook, nat: name == "nat", devices: Vec::new(), acts });
+            table.hooks.push(Hooked { hook, nat: name == "nat", acts });
         }
         for (_, entry) in self.entries(entries) {
             self.rule(entry).add_to(&mut table);
@@ -225,25 +223,31 @@ pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [(NetfilterTable, C
     VERSIONS.each_ref().map(read)
 }
 
-/// Reads the number of rules (`EBT_SO_GET_INFO`) of each table whose module is loaded.
-fn ebtables() -> io::Result<Vec<NetfilterTable>> {
+/// The tables of ebtables, each with its module. A request for a missing table would load the module.
+const EBTABLES: [(&str, &str); 3] =
+    [("filter", "ebtable_filter"), ("nat", "ebtable_nat"), ("broute", "ebtable_broute")];
+
+fn loaded_ebtables() -> impl Iterator<Item = &'static str> {
+    let is_loaded = |(_, module): &(&str, &str)| Path::new("/sys/module").join(module).exists();
+    EBTABLES.into_iter().filter(is_loaded).map(|(name, _)| name)
+}
+
+/// Whether there can be a table of ebtables-legacy.
+pub(super) fn has_ebtables() -> bool {
+    loaded_ebtables().next().is_some()
+}
+
+/// Reads whether the tables of ebtables-legacy have rules (`EBT_SO_GET_INFO`).
+pub(super) fn ebtables_rules() -> io::Result<Vec<(&'static str, bool)>> {
     /// `struct ebt_replace`: name, valid hooks, number of entries, their size, and pointers.
     const INFO_LEN: usize = 120;
     const ENTRIES: usize = NAME_LEN + 4;
     const GET_INFO: libc::c_int = 128;
     let mut tables = Vec::new();
-    for (name, module) in [("filter", "ebtable_filter"), ("nat", "ebtable_nat"), ("broute", "ebtable_broute")] {
-        // A request for a missing table would load its module.
-        if !fs::exists(format!("/sys/module/{module}"))? {
-            continue;
-        }
-        let socket = socket(Domain::IPV4)?;
+    for name in loaded_ebtables() {
         let mut info = named(name, INFO_LEN);
-        get_option(&socket, libc::IPPROTO_IP, GET_INFO, &mut info)?;
-        let acts = ne32(&info, ENTRIES) != Some(0);
-        let hooks = vec![Hooked { hook: NetfilterHook::Forward, nat: false, devices: Vec::new(), acts }];
-        let label = format!("ebtables-legacy table {name}");
-        tables.push(NetfilterTable { label, family: Family::Bridge, hooks, marks: Vec::new(), vnis: BTreeSet::new() });
+        get_option(&socket(Domain::IPV4)?, libc::IPPROTO_IP, GET_INFO, &mut info)?;
+        tables.push((name, ne32(&info, ENTRIES) != Some(0)));
     }
     Ok(tables)
 }

@@ -1,5 +1,6 @@
 //! The netfilter rules of a network namespace: nftables (also used by iptables-nft), and the legacy tables of iptables,
 //! ip6tables and ebtables. Read directly from the kernel: the commands would load modules and may not be installed.
+//! [`Netfilter`] has what shows encryption of VXLAN packets, [`chains::Chains`] what happens to packets.
 
 use std::{collections::BTreeSet, io};
 
@@ -22,8 +23,6 @@ pub(crate) struct Netfilter {
 pub(crate) struct NetfilterTable {
     /// Label, for instance `nft table bridge filter`, `iptables-legacy table mangle`.
     pub label: String,
-    /// Packets that the table is for.
-    pub family: Family,
     /// Hooks of its base chains.
     pub hooks: Vec<Hooked>,
     /// The rules that set packet marks.
@@ -41,19 +40,6 @@ pub(crate) struct Mark {
     pub vnis: Option<BTreeSet<u32>>,
 }
 
-/// The packets that a table is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// IPv4, IPv6 or both.
-    Ip,
-    /// Frames on bridges.
-    Bridge,
-    /// Frames of named devices.
-    Netdev,
-    /// ARP and anything else.
-    Other,
-}
-
 /// A hook of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hooked {
@@ -61,8 +47,6 @@ pub(crate) struct Hooked {
     pub hook: NetfilterHook,
     /// The chain is of type `nat`: it only translates addresses.
     pub nat: bool,
-    /// The devices, for [`Family::Netdev`] and the ingress hook.
-    pub devices: Vec<String>,
     /// The chain has rules, or its policy is to drop.
     pub acts: bool,
 }
@@ -76,7 +60,7 @@ pub(crate) enum NetfilterHook {
     Output,
     Postrouting,
     Ingress,
-    /// Of devices, in [`chains`].
+    /// Of devices.
     Egress,
     /// An unknown number.
     Other,

@@ -7,8 +7,9 @@ use std::{
 
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
-use super::{Family, Hooked, NetfilterHook, NetfilterTable, Rule};
+use super::{Hooked, NetfilterHook, NetfilterTable, Rule};
 use crate::sys::netlink::{
+    NetlinkError,
     attribute::{attribute, attributes, be32, ne32, text},
     raw::{Message, Raw},
 };
@@ -33,11 +34,15 @@ pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
 pub(super) fn dumps() -> io::Result<Option<(Vec<Message>, Vec<Message>)>> {
     let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(None) };
     let chains = match socket.dump(GET_CHAIN, &EVERYTHING) {
-        // The kernel does not support nftables (`nfnetlink_rcv_msg`).
-        Err(error) if matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP) => return Ok(None),
+        Err(error) if is_unsupported(&error) => return Ok(None),
         chains => chains?,
     };
     Ok(Some((chains, socket.dump(GET_RULE, &EVERYTHING)?)))
+}
+
+/// Whether the kernel does not support nftables (`nfnetlink_rcv_msg` in net/netfilter/nfnetlink.c).
+pub(super) fn is_unsupported(error: &NetlinkError) -> bool {
+    matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP)
 }
 
 /// The VNIs in a set of a table; `None`: it cannot be read, or has other keys.
@@ -100,7 +105,7 @@ pub(in super::super) fn read(
         let acts = drops || filled.contains(&(key.clone(), name));
         let nat = attribute(attributes, 7).map(text).as_deref() == Some("nat");
         let number = attribute(hook, 1).and_then(be32);
-        let hook = Hooked { hook: hook_of(key.0, number), nat, devices: devices(hook), acts };
+        let hook = Hooked { hook: hook_of(key.0, number), nat, acts };
         tables.entry(key.clone()).or_insert_with(|| new_table(&key)).hooks.push(hook);
     }
     tables.into_values().collect()
@@ -113,17 +118,17 @@ pub(super) fn table_of(message: &[u8]) -> Option<(Key, &[u8])> {
 }
 
 fn new_table(key: &Key) -> NetfilterTable {
-    let (family, name) = match i32::from(key.0) {
-        libc::NFPROTO_INET => (Family::Ip, "inet"),
-        libc::NFPROTO_IPV4 => (Family::Ip, "ip"),
-        libc::NFPROTO_IPV6 => (Family::Ip, "ip6"),
-        libc::NFPROTO_BRIDGE => (Family::Bridge, "bridge"),
-        libc::NFPROTO_NETDEV => (Family::Netdev, "netdev"),
-        libc::NFPROTO_ARP => (Family::Other, "arp"),
-        _ => (Family::Other, "unknown"),
+    let family = match i32::from(key.0) {
+        libc::NFPROTO_INET => "inet",
+        libc::NFPROTO_IPV4 => "ip",
+        libc::NFPROTO_IPV6 => "ip6",
+        libc::NFPROTO_BRIDGE => "bridge",
+        libc::NFPROTO_NETDEV => "netdev",
+        libc::NFPROTO_ARP => "arp",
+        _ => "unknown",
     };
-    let label = format!("nft table {name} {}", key.1);
-    NetfilterTable { label, family, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() }
+    let label = format!("nft table {family} {}", key.1);
+    NetfilterTable { label, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() }
 }
 
 /// The hook with this number. The netdev family has other numbers: 0 is ingress, 1 egress.
@@ -133,13 +138,6 @@ fn hook_of(family: u8, number: Option<u32>) -> NetfilterHook {
         Some(number) if i32::from(family) != libc::NFPROTO_NETDEV => NetfilterHook::new(number),
         _ => NetfilterHook::Other,
     }
-}
-
-/// `NFTA_HOOK_DEV`, and `NFTA_HOOK_DEVS` with one `NFTA_DEVICE_NAME` or `NFTA_DEVICE_PREFIX` for each.
-fn devices(hook: &[u8]) -> Vec<String> {
-    let one = attribute(hook, 3).map(text);
-    let several = attribute(hook, 4).into_iter().flat_map(attributes).map(|(_, name)| text(name));
-    one.into_iter().chain(several).collect()
 }
 
 /// What an expression leaves in a register for the next one.

@@ -1,6 +1,9 @@
 //! The input of `decide`: the state of the kernel and of Docker, as plain data.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use overlay_common::{MacAddr, VtepAddr};
 
@@ -8,6 +11,7 @@ use super::docker::DockerState;
 use crate::{
     kernel::{FdbEntry, Link, Netfilter, PolicyMark, RouteQuery, TrafficControl, VethPeer, VxlanInfo},
     model::discovery::NetnsRef,
+    plan::bridged_path::BridgedRules,
 };
 
 /// All facts at one time.
@@ -44,9 +48,7 @@ pub(crate) struct NetnsFacts {
     /// Events were lost since the entries were read: any of them may be stale.
     pub is_lost: bool,
     /// Its netfilter rules, or the read error.
-    pub netfilter: Result<Netfilter, String>,
-    /// Bridges pass their frames to iptables (`net.bridge.bridge-nf-call-ip[6]tables`).
-    pub bridge_nf: bool,
+    pub rules: Arc<Result<BridgedRules, String>>,
     /// Its queueing disciplines and filters, or the read error.
     pub tc: Result<TrafficControl, String>,
     /// `net.ipv4.ip_local_port_range`.

@@ -308,8 +308,7 @@ impl Follower {
                 fdb: tables.fdb,
                 moved,
                 is_lost,
-                netfilter: rules.netfilter,
-                bridge_nf: rules.bridge_nf,
+                rules: rules.netfilter,
                 tc: rules.tc,
                 local_ports: tables.local_ports,
                 aged: tracked.aged(now),
@@ -363,14 +362,15 @@ impl Tracked {
         let devices = self.facts.as_ref().map(|(tables, _)| read::on_path(&tables.links)).unwrap_or_default();
         // XDP programs of containers can be attached without an event (`bpf_xdp_link_attach` in net/core/dev.c).
         let ports = self.facts.as_ref().map(|(tables, _)| read::veth_ports(&tables.links)).unwrap_or_default();
+        let last = self.facts.as_ref().and_then(|(_, rules)| Some((rules.version?, Arc::clone(&rules.netfilter))));
         let (reference, encrypted) = (underlay.clone(), encryption.is_some());
-        let read = move |visit: &mut Visit<'_>| {
+        let read = move |visit: &Visit<'_>| {
             let netns = match scope {
                 Scope::Everything => visit.tables(&reference).map(|tables| {
-                    let rules = visit.rules(&read::on_path(&tables.links));
+                    let rules = visit.rules(&read::on_path(&tables.links), last);
                     (Some(tables), BTreeMap::new(), Some(rules))
                 }),
-                Scope::Rules => Ok((None, visit.veth_peers(&ports), Some(visit.rules(&devices)))),
+                Scope::Rules => Ok((None, visit.veth_peers(&ports), Some(visit.rules(&devices, last)))),
                 Scope::Nothing => Ok((None, BTreeMap::new(), None)),
             };
             // After the tables: Docker creates a network's device before the rules that encrypt it.

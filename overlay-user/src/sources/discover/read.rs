@@ -1,15 +1,20 @@
 //! Reads the facts. Writes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use overlay_common::{MacAddr, VtepAddr};
 
 use super::{facts::HostFacts, locations::is_unicast, watch::Important};
 use crate::{
     kernel::{
-        FdbEntry, FdbState, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, RouteQuery,
-        TrafficControl, VethPeer, bridge_nf, local_ports, netfilter, read_features, xfrm_policy_marks,
+        ChainsVersion, FdbEntry, FdbState, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader,
+        RouteQuery, TrafficControl, VethPeer, chains, chains_version, local_ports, netfilter, read_features,
+        xfrm_policy_marks,
     },
+    plan::bridged_path::BridgedRules,
     sys::netns::Netns,
 };
 
@@ -30,26 +35,25 @@ pub(super) struct Encryption {
 }
 
 /// The state of a namespace without events, which is polled.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Rules {
-    pub(super) netfilter: Result<Netfilter, String>,
-    pub(super) bridge_nf: bool,
+    pub(super) netfilter: Arc<Result<BridgedRules, String>>,
+    /// The version of `netfilter`; `None`: they have none, or could not be read.
+    pub(super) version: Option<ChainsVersion>,
     pub(super) tc: Result<TrafficControl, String>,
 }
 
 /// One visit to a namespace, in a thread inside it. Its sockets are opened once and closed at the end.
 pub(super) struct Visit<'a> {
     reader: &'a Reader,
-    /// Cached for this visit.
-    netfilter: Option<Result<Netfilter, String>>,
 }
 
 /// Visits a namespace.
 pub(super) async fn visit<T: Send + 'static>(
     netns: &Netns,
-    read: impl FnOnce(&mut Visit<'_>) -> Result<T, KernelError> + Send + 'static,
+    read: impl FnOnce(&Visit<'_>) -> Result<T, KernelError> + Send + 'static,
 ) -> Result<T, KernelError> {
-    Reader::within(netns, |reader| read(&mut Visit { reader, netfilter: None })).await
+    Reader::within(netns, |reader| read(&Visit { reader })).await
 }
 
 impl Visit<'_> {
@@ -117,22 +121,28 @@ impl Visit<'_> {
         peers.collect()
     }
 
-    /// Reads the rules, and traffic control of these devices.
-    pub(super) fn rules(&mut self, devices: &[(u32, String)]) -> Rules {
-        Rules {
-            netfilter: self.netfilter(),
-            bridge_nf: ["iptables", "ip6tables"].iter().any(|which| bridge_nf(which)),
-            tc: self.reader.traffic_control(devices).map_err(|error| error.to_string()),
-        }
+    /// Reads the rules, unless they are the last ones, and traffic control of these devices.
+    pub(super) fn rules(
+        &self,
+        devices: &[(u32, String)],
+        last: Option<(ChainsVersion, Arc<Result<BridgedRules, String>>)>,
+    ) -> Rules {
+        // Read first: a change during the dump is read the next time.
+        let version = chains_version();
+        let netfilter = match last {
+            Some((last, netfilter)) if version == Some(last) => netfilter,
+            _ => Arc::new(chains().map(BridgedRules::new).map_err(|error| error.to_string())),
+        };
+        let tc = self.reader.traffic_control(devices).map_err(|error| error.to_string());
+        Rules { version: version.filter(|_| netfilter.is_ok()), netfilter, tc }
     }
 
     /// Reads the state that shows encryption.
-    pub(super) fn encryption(&mut self) -> Encryption {
-        Encryption { xfrm: xfrm_policy_marks().map_err(|error| error.to_string()), netfilter: self.netfilter() }
-    }
-
-    fn netfilter(&mut self) -> Result<Netfilter, String> {
-        self.netfilter.get_or_insert_with(|| netfilter().map_err(|error| error.to_string())).clone()
+    pub(super) fn encryption(&self) -> Encryption {
+        Encryption {
+            xfrm: xfrm_policy_marks().map_err(|error| error.to_string()),
+            netfilter: netfilter().map_err(|error| error.to_string()),
+        }
     }
 }
 

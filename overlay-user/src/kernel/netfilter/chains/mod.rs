@@ -1,12 +1,16 @@
-//! The chains that IP packets pass: those that a bridge forwards, if br_netfilter passes them to iptables
-//! (`net/bridge/br_netfilter_hooks.c`), and the outer packets of this host. Tables of nftables, iptables and ip6tables.
+//! The chains that packets pass: those that a bridge forwards, which br_netfilter can pass to iptables as well
+//! (`net/bridge/br_netfilter_hooks.c`), and the outer packets of this host. Tables of nftables, iptables, ip6tables and
+//! ebtables.
 //!
 //! A rule is a list of tests, effects and a verdict. What is not understood is [`Test::Other`], and
 //! [`Effect::Changed`] if it can do more than match.
 
 use std::{collections::BTreeMap, fs, io};
 
-use super::{NetfilterHook, legacy::has_tables};
+use super::{
+    NetfilterHook,
+    legacy::{ebtables_rules, has_ebtables, has_tables},
+};
 
 pub(in super::super) mod legacy;
 pub(in super::super) mod nft;
@@ -16,19 +20,6 @@ mod test;
 mod xtables;
 
 pub(crate) use test::{Field, Interface, Test};
-
-/// The chains of one network namespace that see packets of its bridges.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct BridgeChains {
-    /// Every bridge passes IPv4 packets to the chains (`net.bridge.bridge-nf-call-iptables`).
-    pub ipv4: bool,
-    /// Every bridge passes IPv6 packets to the chains (`net.bridge.bridge-nf-call-ip6tables`).
-    pub ipv6: bool,
-    /// The tables, in the order of the kernel.
-    pub tables: Vec<ChainTable>,
-    /// Rules that cannot be read: their command, and the error.
-    pub unreadable: Vec<(&'static str, String)>,
-}
 
 /// A table with its chains.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +48,11 @@ pub(crate) enum Tool {
         family: &'static str,
         /// `None`: both.
         version: Option<u8>,
+    },
+    /// `nft` or `ebtables-legacy`, for frames of bridges.
+    Bridge {
+        /// What precedes the table's name in messages.
+        label: &'static str,
     },
 }
 
@@ -140,6 +136,10 @@ pub(crate) enum Verdict {
 /// The tables of a network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chains {
+    /// Every bridge passes its IPv4 packets to the chains (`net.bridge.bridge-nf-call-iptables`).
+    pub ipv4: bool,
+    /// Every bridge passes its IPv6 packets to the chains (`net.bridge.bridge-nf-call-ip6tables`).
+    pub ipv6: bool,
     /// The tables, in no particular order.
     pub tables: Vec<ChainTable>,
     /// Rules that cannot be read: their command, and the error.
@@ -151,8 +151,9 @@ pub(crate) struct Chains {
 /// # Errors
 /// The kernel's, for instance while another process changes the rules. Missing privileges are no error.
 pub(crate) fn chains() -> io::Result<Chains> {
-    let mut chains = Chains::default();
-    for (command, tables) in [("nft", nft::tables()), ("iptables-legacy", legacy::tables())] {
+    let [ipv4, ipv6] = bridge_nf();
+    let mut chains = Chains { ipv4, ipv6, ..Chains::default() };
+    for (command, tables) in [("nft", nft::tables()), (IPTABLES_LEGACY, legacy::tables()), (EBTABLES, ebtables())] {
         match tables {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 chains.unreadable.push((command, error.to_string()));
@@ -163,39 +164,40 @@ pub(crate) fn chains() -> io::Result<Chains> {
     Ok(chains)
 }
 
-/// Reads the chains of the calling thread's network namespace; none if neither a sysctl nor `is_wanted` (an option of a
-/// bridge) passes packets to them.
-///
-/// # Errors
-/// As [`chains`].
-pub(crate) fn bridge_chains(is_wanted: bool) -> io::Result<BridgeChains> {
-    let [ipv4, ipv6] = SYSCTLS.map(bridge_nf);
-    let Chains { tables, unreadable } = if ipv4 || ipv6 || is_wanted { chains()? } else { Chains::default() };
-    Ok(BridgeChains { ipv4, ipv6, tables, unreadable })
-}
-
-/// A number that changes with the result of [`bridge_chains`]; `None`: there is none.
-pub(crate) fn bridge_chains_version() -> Option<([bool; 2], u32)> {
-    Some((SYSCTLS.map(bridge_nf), chains_version()?))
-}
-
-/// A number that changes with the result of [`chains`]; `None`: there is none.
-pub(crate) fn chains_version() -> Option<u32> {
+/// A value that changes with the result of [`chains`]; `None`: there is none.
+pub(crate) fn chains_version() -> Option<ChainsVersion> {
     let generation = nft::generation().ok()?;
-    // The tables of iptables-legacy have no version.
-    (!has_tables()).then_some(generation)
+    // The tables of iptables-legacy and ebtables-legacy have no version.
+    (!has_tables() && !has_ebtables()).then(|| (generation, bridge_nf()))
 }
 
-/// The IP versions of [`bridge_nf`].
-const SYSCTLS: [&str; 2] = ["iptables", "ip6tables"];
+/// The number of changes of nftables, and [`bridge_nf`].
+pub(crate) type ChainsVersion = (u32, [bool; 2]);
 
-/// Whether all bridges of the calling thread's network namespace pass their packets to `iptables` or `ip6tables`.
+/// In [`Chains::unreadable`]: only IP packets pass these tables.
+pub(crate) const IPTABLES_LEGACY: &str = "iptables-legacy";
+const EBTABLES: &str = "ebtables-legacy";
+
+/// Whether all bridges of the calling thread's network namespace pass their packets to `iptables`, and to `ip6tables`.
 /// Without the module they do not.
-pub(crate) fn bridge_nf(which: &str) -> bool {
-    match fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{which}")) {
-        Ok(value) => value.trim() != "0",
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
+fn bridge_nf() -> [bool; 2] {
+    ["iptables", "ip6tables"].map(|which| {
+        match fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{which}")) {
+            Ok(value) => value.trim() != "0",
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    })
+}
+
+/// The tables of ebtables-legacy, each as one chain.
+fn ebtables() -> io::Result<Vec<ChainTable>> {
+    let of = |(name, has_rules): (&str, bool)| {
+        let base = Base { hook: NetfilterHook::Forward, drops: false, priority: 0, is_nat: false, devices: Vec::new() };
+        let rules = has_rules.then(ChainRule::default).into_iter().collect();
+        let chains = [(String::new(), Chain { base: Some(base), rules, number: 1 })].into();
+        ChainTable { tool: Tool::Bridge { label: "ebtables-legacy table" }, name: name.to_owned(), chains }
+    };
+    Ok(ebtables_rules()?.into_iter().map(of).collect())
 }
 
 impl Chain {

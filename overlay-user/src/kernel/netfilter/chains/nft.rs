@@ -48,7 +48,10 @@ pub(super) fn generation() -> io::Result<u32> {
     /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN`.
     const GET_GENERATION: u16 = 0x0a10;
     let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(0) };
-    let (_, message) = socket.get(GET_GENERATION, &nft::EVERYTHING)?;
+    let message = match socket.get(GET_GENERATION, &nft::EVERYTHING) {
+        Err(error) if nft::is_unsupported(&error) => return Ok(0),
+        answer => answer?.1,
+    };
     let attributes = message.get(nft::HEADER..).unwrap_or_default();
     attribute(attributes, 1).and_then(be32).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
@@ -69,7 +72,7 @@ fn looked_up(rules: &[Message]) -> BTreeSet<set::Key> {
     sets
 }
 
-/// The tables of chains and rules, for IP packets.
+/// The tables of chains and rules, for IP packets and for frames of bridges.
 pub(in crate::kernel) fn read(chains: &[Message], rules: &[Message], sets: &Sets) -> Vec<ChainTable> {
     let mut tables = BTreeMap::<(u8, String), BTreeMap<String, Chain>>::new();
     for (_, message) in chains {
@@ -101,6 +104,7 @@ pub(in crate::kernel) fn read(chains: &[Message], rules: &[Message], sets: &Sets
             libc::NFPROTO_IPV6 if is_iptables => Tool::Iptables { command: "ip6tables", version: 6 },
             libc::NFPROTO_IPV4 => Tool::Nft { family: "ip", version: Some(4) },
             libc::NFPROTO_IPV6 => Tool::Nft { family: "ip6", version: Some(6) },
+            libc::NFPROTO_BRIDGE => Tool::Bridge { label: "nft table bridge" },
             _ => return None,
         };
         Some(ChainTable { tool, name, chains })

@@ -33,7 +33,7 @@ fn mark(bits: u32, vnis: Option<&[u32]>) -> Mark {
 
 /// A table that marks sent packets.
 fn marks(marks: Vec<Mark>) -> Netfilter {
-    table(Family::Ip, NetfilterHook::Output, marks)
+    table(NetfilterHook::Output, marks)
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn rule_for_vni_refuses_without_policy() {
 fn marks_of_packets_of_other_kinds_are_ignored() {
     let mut facts = facts();
     facts.host.xfrm = Ok(vec![PolicyMark { value: 5, mask: u32::MAX }]);
-    let rules = |hook| table(Family::Ip, hook, vec![mark(5, None)]);
+    let rules = |hook| table(hook, vec![mark(5, None)]);
     let mut nat = rules(NetfilterHook::Output);
     nat.tables[0].hooks[0].nat = true;
     for netfilter in [nat, rules(NetfilterHook::Forward)] {

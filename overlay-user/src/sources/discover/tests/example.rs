@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::Ipv4Addr,
+    sync::Arc,
 };
 
 use overlay_common::{MacAddr, VtepAddr};
@@ -14,10 +15,10 @@ use super::{
 };
 use crate::{
     kernel::{
-        BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, RouteQuery, TrafficControl, VethPeer,
-        VxlanInfo,
+        BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, RouteQuery, TrafficControl, VethPeer, VxlanInfo,
     },
     model::discovery::NetnsRef,
+    plan::bridged_path::BridgedRules,
 };
 
 pub(crate) const VNI: u32 = 4097;
@@ -80,8 +81,7 @@ pub(crate) fn sandbox() -> NetnsFacts {
         fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
         moved: HashSet::new(),
         is_lost: false,
-        netfilter: Ok(Netfilter::default()),
-        bridge_nf: true,
+        rules: Arc::new(Ok(BridgedRules::default())),
         tc: Ok(TrafficControl::default()),
         local_ports: (32_768, 60_999),
         aged: [VXLAN].into(),

@@ -1,20 +1,21 @@
 //! Tests of `decide` with example facts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::{Facts, decide, docker::DockerState, example::*};
 use crate::{
     kernel::{
-        Deviation, Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Mark, Netfilter, NetfilterHook, NetfilterTable,
-        Set, VxlanInfo,
+        Base, Chain, ChainRule, ChainTable, Chains, Deviation, FdbEntry, FdbState, Hooked, Interface, Link, LinkKind,
+        Mark, Netfilter, NetfilterHook, NetfilterTable, Set, Tool, Verdict, VxlanInfo,
     },
     model::{
         Network,
         discovery::{NetnsRef, Settings},
         network::{External, Kind, Refusal},
     },
+    plan::bridged_path::BridgedRules,
 };
 
 mod ambiguous;
@@ -76,10 +77,20 @@ fn deviate(link: &mut Link, set: Set, number: u16, value: &[u8]) {
     link.deviations.push(Deviation::Value { set, number, value: value.to_vec() });
 }
 
-fn table(family: Family, hook: NetfilterHook, marks: Vec<Mark>) -> Netfilter {
-    let hooked = Hooked { hook, nat: false, devices: Vec::new(), acts: true };
+fn table(hook: NetfilterHook, marks: Vec<Mark>) -> Netfilter {
+    let hooked = Hooked { hook, nat: false, acts: true };
     let vnis = marks.iter().filter_map(|mark| mark.vnis.clone()).flatten().collect();
-    Netfilter { tables: vec![NetfilterTable { label: "table t".into(), family, hooks: vec![hooked], marks, vnis }] }
+    Netfilter { tables: vec![NetfilterTable { label: "table t".into(), hooks: vec![hooked], marks, vnis }] }
+}
+
+/// The rules of a namespace whose bridges pass packets to a chain at a hook with one rule.
+fn dropping(tool: Tool, hook: NetfilterHook, devices: &[&str]) -> Chains {
+    let interface = |name: &&str| Interface { name: (*name).to_owned(), is_prefix: false, is_inverted: false };
+    let devices = devices.iter().map(interface).collect();
+    let base = Some(Base { hook, drops: false, priority: 0, is_nat: false, devices });
+    let rules = vec![ChainRule { verdict: Verdict::Drop, ..ChainRule::default() }];
+    let chains = [("c".to_owned(), Chain { base, rules, ..Chain::default() })].into();
+    Chains { ipv4: true, tables: vec![ChainTable { tool, name: "t".to_owned(), chains }], ..Chains::default() }
 }
 
 #[test]
@@ -101,7 +112,7 @@ fn docker_sandbox_is_discovered() {
 fn network_of_the_host_is_discovered() {
     let mut facts = facts();
     let netns = &mut facts.namespaces[0];
-    (netns.netns_ref, netns.underlay_netns, netns.bridge_nf) = (NetnsRef::Own, None, false);
+    (netns.netns_ref, netns.underlay_netns) = (NetnsRef::Own, None);
     vxlan(&mut facts).0.lower_netns = None;
     facts.docker = DockerState::default();
     let network = network(&facts);

@@ -13,6 +13,10 @@ fn unknown() -> Deviation {
     Deviation::Unknown { object: "IFLA_VXLAN 99".into(), value: vec![1], remedy: "keep the kernel path" }
 }
 
+const BRIDGE_FAMILY: Tool = Tool::Bridge { label: "nft table bridge" };
+const INET: Tool = Tool::Nft { family: "inet", version: None };
+const NETDEV: Tool = Tool::Nft { family: "netdev", version: None };
+
 /// A change of the facts, and a part of the expected problem.
 type Change = (fn(&mut Facts), &'static str);
 
@@ -72,36 +76,28 @@ fn harmless_options_are_accepted() {
 
 #[test]
 fn rules_and_programs_on_the_frames_path_are_refused() {
-    let device = |hook, name: &str| {
-        let mut netfilter = table(Family::Netdev, hook, Vec::new());
-        netfilter.tables[0].hooks[0].devices = vec![name.into()];
-        netfilter
-    };
     let seen = [
-        table(Family::Bridge, NetfilterHook::Forward, Vec::new()),
-        table(Family::Bridge, NetfilterHook::Prerouting, Vec::new()),
-        table(Family::Ip, NetfilterHook::Forward, Vec::new()),
-        device(NetfilterHook::Ingress, "veth0"),
-        device(NetfilterHook::Ingress, "gone"),
+        (dropping(BRIDGE_FAMILY, NetfilterHook::Forward, &[]), "nft table bridge t has rules"),
+        (dropping(BRIDGE_FAMILY, NetfilterHook::Prerouting, &[]), "nft table bridge t has rules"),
+        (dropping(INET, NetfilterHook::Forward, &[]), "chain c of nft table inet t drops its packets"),
+        (dropping(NETDEV, NetfilterHook::Ingress, &["veth0"]), "nft table netdev t has rules"),
+        (dropping(NETDEV, NetfilterHook::Egress, &["vxlan0"]), "nft table netdev t has rules"),
+        (dropping(NETDEV, NetfilterHook::Ingress, &["gone"]), "nft table netdev t has rules"),
     ];
-    for netfilter in seen {
+    for (chains, part) in seen {
         let mut facts = facts();
-        facts.namespaces[0].netfilter = Ok(netfilter);
-        assert_refused(&facts, "table t has rules");
+        facts.namespaces[0].rules = Arc::new(Ok(BridgedRules::new(chains)));
+        assert_refused(&facts, part);
     }
-    let mut idle = table(Family::Bridge, NetfilterHook::Forward, Vec::new());
-    idle.tables[0].hooks[0].acts = false;
-    for netfilter in [
-        idle,
-        table(Family::Ip, NetfilterHook::Input, Vec::new()),
-        table(Family::Other, NetfilterHook::Forward, Vec::new()),
-    ] {
+    let mut idle = dropping(BRIDGE_FAMILY, NetfilterHook::Forward, &[]);
+    idle.tables[0].chains.get_mut("c").unwrap().rules.clear();
+    for chains in [idle, dropping(INET, NetfilterHook::Input, &[])] {
         let mut facts = facts();
-        facts.namespaces[0].netfilter = Ok(netfilter);
+        facts.namespaces[0].rules = Arc::new(Ok(BridgedRules::new(chains)));
         assert_eq!(network(&facts).refusal, None);
     }
     let changes: [Change; 7] = [
-        (|facts| facts.namespaces[0].netfilter = Err("EPERM".into()), "cannot be read"),
+        (|facts| facts.namespaces[0].rules = Arc::new(Err("EAGAIN".into())), "cannot be read"),
         (|facts| facts.namespaces[0].tc = Err("EAGAIN".into()), "filters cannot be read"),
         (|facts| _ = facts.namespaces[0].tc.as_mut().unwrap().egress.insert(VXLAN), "traffic control"),
         (|facts| _ = facts.namespaces[0].tc.as_mut().unwrap().ingress.insert(BRIDGE), "traffic control"),
@@ -109,11 +105,11 @@ fn rules_and_programs_on_the_frames_path_are_refused() {
         (|facts| vxlan(facts).0.xdp = true, "XDP"),
         (
             |facts| {
-                facts.namespaces[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
-                facts.namespaces[0].bridge_nf = false;
+                let chains = Chains { ipv4: false, ..dropping(INET, NetfilterHook::Forward, &[]) };
+                facts.namespaces[0].rules = Arc::new(Ok(BridgedRules::new(chains)));
                 link_of(facts, BRIDGE).bridge = Some(BridgeOptions { nf_call: true });
             },
-            "table t has rules",
+            "chain c of nft table inet t drops its packets",
         ),
     ];
     for (change, part) in changes {
@@ -126,8 +122,8 @@ fn rules_and_programs_on_the_frames_path_are_refused() {
 #[test]
 fn iptables_rules_are_ignored_without_bridge_nf() {
     let mut facts = facts();
-    facts.namespaces[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
-    facts.namespaces[0].bridge_nf = false;
+    let chains = Chains { ipv4: false, ..dropping(INET, NetfilterHook::Forward, &[]) };
+    facts.namespaces[0].rules = Arc::new(Ok(BridgedRules::new(chains)));
     assert_eq!(network(&facts).refusal, None);
 }
 
