@@ -225,6 +225,14 @@ impl Network {
         matches!(self.admission, Admission::Accelerated)
     }
 
+    /// Why the traffic of a port uses the kernel path.
+    #[must_use]
+    pub fn port_finding(&self, port: &ExternalPort) -> Option<Finding> {
+        let finding = port.finding.clone();
+        let unknown = || port.mac.is_none().then(|| Finding::unnamed("its MAC address is unknown or ambiguous", ""));
+        Some(finding.or_else(unknown)?.about(format!("{} port {}", self.label(), port.name)))
+    }
+
     /// Unique key among the networks of this host, also those with the same VNI.
     #[must_use]
     pub fn key(&self) -> (Option<Vni>, Option<(&NetnsRef, &str)>) {

@@ -345,3 +345,43 @@ fn audit_text_names_remedy() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains("(repaired)"), "{text}");
 }
+
+/// Whatever the cause, a network or port that takes the kernel path is in the audit if it is in the status.
+#[test]
+fn audit_lists_what_status_lists_on_the_kernel_path() {
+    let setup = Testbed::new(Lab::two_hosts()).run();
+    let host = setup.lab.host(1);
+    let of_status = || -> Vec<String> {
+        let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
+        let networks = status["networks"].as_array().unwrap().iter();
+        let listed = networks.flat_map(|network| {
+            // Packets of all ports of a refused network take the kernel path.
+            let ports = network["ports"].as_array().into_iter().flatten();
+            let ports = ports.filter(|_| network["state"] == "accelerated");
+            ports.chain([network]).filter_map(|listed| listed["finding"]["problem"].as_str())
+        });
+        listed.map(str::to_owned).collect()
+    };
+    let of_audit = || -> Vec<String> {
+        let output = setup.daemon(1).output(&["audit", "--json"]).unwrap();
+        let report: AuditReport = serde_json::from_slice(&output.stdout).unwrap();
+        report.refused.into_iter().map(|finding| finding.problem).collect()
+    };
+    let port = interfaces(host).into_iter().find(|name| name.starts_with("ovl") && name.len() == 13).unwrap();
+    let shape = |verb| format!("tc qdisc {verb} dev {port} root pfifo");
+    for (set, undo, words) in [
+        ("ethtool -K ovlvx4097 tx off", "ethtool -K ovlvx4097 tx on tso on", "tx-checksum-ip-generic"),
+        ("ip link set ovlbr4097 type bridge ageing_time 0", "ip link set ovlbr4097 type bridge ageing_time 30000", "0"),
+        ("tc qdisc add dev ovlbr4097 root pfifo", "tc qdisc del dev ovlbr4097 root", "pfifo"),
+        ("ebtables-nft -P FORWARD DROP", "nft flush ruleset", "nft table bridge filter"),
+        ("ip xfrm policy add src 10.9.0.1 dst 10.9.0.2 dir out", "ip xfrm policy flush", "XFRM"),
+        (&shape("add"), &shape("del"), "pfifo"),
+    ] {
+        host.try_script(set).unwrap();
+        until(set, || of_status().iter().any(|problem| problem.contains(words)));
+        until("both list the same", || of_audit() == of_status());
+        host.try_script(undo).unwrap();
+        until(undo, || of_status().is_empty());
+        until("the audit lists nothing", || of_audit().is_empty());
+    }
+}

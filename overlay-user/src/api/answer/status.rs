@@ -103,17 +103,11 @@ fn network_status(state: &DaemonState) -> Vec<NetworkStatus> {
 }
 
 fn port_status(network: &Network, port: &ExternalPort) -> PortStatus {
-    let object = || format!("{} port {}", network.label(), port.name);
-    let finding = match (&port.finding, port.mac) {
-        (Some(finding), _) => Some(Finding { object: object(), ..finding.clone() }),
-        (None, None) => Some(Finding::new(object(), "its MAC address is unknown or ambiguous", "")),
-        (None, Some(_)) => None,
-    };
     PortStatus {
         name: port.name.clone(),
         container: port.container.clone(),
         mac: port.mac.map(|mac| mac.to_string()),
-        finding,
+        finding: network.port_finding(port),
     }
 }
 

@@ -14,11 +14,7 @@ use crate::{
         net::HostError,
     },
     kernel::{self, FdbEntry, KernelError, Link, LinkKind, Neighbour, Reader, Snapshot},
-    model::{
-        Finding, Network,
-        discovery::NetnsRef,
-        network::{Cause, External},
-    },
+    model::{Finding, Network, discovery::NetnsRef, network::External},
     observe::audit::{self, Compared, Difference, ExternalTables, Names},
     plan::{
         host::HostChanges,
@@ -31,7 +27,7 @@ use crate::{
 pub(super) struct Comparison {
     pub(super) compared: Compared,
     pub(super) differences: Vec<Difference>,
-    /// Networks and ports that take the kernel path because of the state of their devices.
+    /// [`Daemon::refused`].
     pub(super) refused: Vec<Finding>,
     pub(super) found: Tables,
     /// Changes from the actual to the desired maps.
@@ -86,7 +82,7 @@ impl Daemon {
                 ..Compared::default()
             },
             differences: audit::kernel(&state, &plan, self.health.last_error(Part::Objects)),
-            refused: self.refused_devices(),
+            refused: self.refused(),
             found,
             maps,
             objects: plan,
@@ -107,16 +103,13 @@ impl Daemon {
         Ok(comparison)
     }
 
-    fn refused_devices(&self) -> Vec<Finding> {
+    /// The networks that take the kernel path, and ports of the others, as `overlay status` lists them.
+    fn refused(&self) -> Vec<Finding> {
         let of_network = |network: &Network| {
-            let refusal = network.admission.refusal();
-            let of_devices = refusal.filter(|refusal| matches!(refusal.cause, Cause::Device | Cause::Bridge));
+            let refusal = network.admission.refusal().map(|refusal| refusal.finding.clone());
             let ports = network.kind.external().filter(|_| network.is_accelerated());
             let ports = ports.into_iter().flat_map(|external| external.ports.values());
-            let label = network.label();
-            let of_ports = ports.filter_map(|port| port.finding.clone());
-            let of_ports = of_ports.map(move |found| Finding { object: format!("{label} {}", found.object), ..found });
-            of_devices.map(|refusal| refusal.finding.clone()).into_iter().chain(of_ports).collect::<Vec<_>>()
+            refusal.into_iter().chain(ports.filter_map(|port| network.port_finding(port))).collect::<Vec<_>>()
         };
         let managed = self.applied.managed.judged.findings.values().cloned();
         self.networks.list.iter().flat_map(of_network).chain(managed).collect()

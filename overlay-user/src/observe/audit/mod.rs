@@ -42,7 +42,7 @@ pub struct AuditReport {
     pub compared: Compared,
     /// The kernel's objects first, then maps, pins, hooks, shims, and external networks.
     pub differences: Vec<Difference>,
-    /// Networks and ports that take the kernel path because of the state of their devices.
+    /// Networks and ports that take the kernel path, as `overlay status` lists them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Finding>,
 }
