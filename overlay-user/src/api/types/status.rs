@@ -21,7 +21,7 @@ pub struct StatusReport {
     pub pin_root: PathBuf,
     /// The heartbeat deadline.
     pub heartbeat: HeartbeatRow,
-    /// The NIC; absent while no network of this host can be accelerated.
+    /// The NIC; absent while no program is attached to it.
     pub underlay: Option<UnderlayRow>,
     /// Networks of this host, in the order of their VNIs.
     pub networks: Vec<NetworkStatus>,

@@ -66,7 +66,7 @@ fn header(report: &StatusReport, daemon_error: Option<&str>) -> Vec<String> {
             let ports = ports.join(", ");
             format!("underlay {} {} {}, UDP {ports}, receive by {}", nic.device, nic.address, nic.mac, nic.rx)
         }
-        None => "underlay none: no network of this host is accelerated".to_owned(),
+        None => "underlay none: no program is attached to it".to_owned(),
     });
     match (&report.control, daemon_error) {
         (Some(control), _) => lines.push(control_line(control)),
