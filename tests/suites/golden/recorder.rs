@@ -150,10 +150,14 @@ pub(crate) fn command(host: &NetNs, words: &[&str], pin_root: &Path) -> Command 
 /// Key and value of an entry, formatted if the map has BTF; per-CPU values are added.
 fn entry(dumped: &Value) -> Value {
     let formatted = if dumped["formatted"].is_object() { &dumped["formatted"] } else { dumped };
-    let value = match formatted["values"].as_array() {
+    let mut value = match formatted["values"].as_array() {
         Some(values) => values.iter().map(|one| one["value"].clone()).reduce(|a, b| sum(&a, &b)).unwrap(),
         None => formatted["value"].clone(),
     };
+    // The kernel chooses the MAC address of a VXLAN device.
+    if let Some(mac) = value.get_mut("device_mac") {
+        *mac = "<MAC>".into();
+    }
     json!({ "key": formatted["key"], "value": value })
 }
 
