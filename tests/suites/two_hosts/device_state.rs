@@ -229,13 +229,18 @@ impl World {
         assert_eq!(plain.len(), 10, "{plain:?}");
         let alone: Vec<Arrived> = cases.iter().map(|case| self.kernel(case)).collect();
         assert_eq!(self.kernel(&unchanged), plain, "an option was not undone");
-        let empty = private_directory().unwrap();
-        let arguments = ["--discover", "--docker-socket", "/nowhere.sock", "--netns-dir", empty.to_str().unwrap()];
-        self.testbed.start_with(1, &arguments).unwrap();
-        self.until("at the start", Fast, Some(&plain));
+        self.discover(&plain);
         for (case, alone) in cases.iter().zip(&alone) {
             self.with_daemon(case, alone);
         }
+    }
+
+    #[track_caller]
+    fn discover(&mut self, plain: &Arrived) {
+        let empty = private_directory().unwrap();
+        let arguments = ["--discover", "--docker-socket", "/nowhere.sock", "--netns-dir", empty.to_str().unwrap()];
+        self.testbed.start_with(1, &arguments).unwrap();
+        self.until("at the start", Fast, Some(plain));
     }
 
     #[track_caller]
@@ -581,6 +586,24 @@ fn options_of_new_vxlan_device_give_what_the_kernel_gives() {
     let cases: Vec<_> =
         cases.into_iter().map(|(options, expected)| case(&with(options), &with("nolearning"), expected)).collect();
     World::new().compare(&cases);
+}
+
+/// The bridge moves an address back to the VXLAN device when it sees the next frame from there. The fast path hides no
+/// such frame.
+#[test]
+fn spoofed_address_of_another_host_is_corrected_by_its_next_frame() {
+    let mut world = World::new();
+    world.send();
+    let plain = world.kernel(&case("", "", Fast));
+    world.discover(&plain);
+    for _ in 0..2 {
+        let claimed = Station { mac: STATIONS[1].mac, ..STATIONS[2] };
+        let spoofed = Inner::new(claimed, STATIONS[0], Version::V4, L4::Udp(5000, 5001)).bytes();
+        world.eth0[2].send(Offload::default(), &spoofed).unwrap();
+        let entries = || world.host().run(&["bridge", "fdb", "show", "dev", "p-4097-1"]);
+        until("the bridge has moved the address", || entries().contains(&STATIONS[1].mac.to_string()));
+        world.until("after a spoofed frame", Fast, Some(&plain));
+    }
 }
 
 /// The devices of managed networks: those that overlay has made, and a port of another owner.

@@ -1,6 +1,6 @@
 //! Locations of MAC addresses, as far as the tables are unambiguous.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use overlay_common::{MacAddr, VtepAddr};
 
@@ -94,9 +94,17 @@ impl<'f> Locations<'f> {
         })
     }
 
-    /// Destinations of plain entries, including those for unknown addresses.
-    pub(super) fn vteps(&self) -> impl Iterator<Item = VtepAddr> {
-        self.tunnel.values().flatten().filter(|entry| is_plain(entry)).filter_map(|entry| entry.dst)
+    /// Destinations of plain entries, including those for unknown addresses. Without the VTEPs of addresses that the bridge
+    /// has at a port: it must see the next frame of such an address, by which the entry moves to the VXLAN device.
+    pub(super) fn vteps(&self) -> BTreeSet<VtepAddr> {
+        let is_at_port = |mac: &MacAddr| {
+            let entries = self.bridge.get(mac).map(Vec::as_slice).unwrap_or_default();
+            entries.iter().any(|entry| entry.ifindex != self.vxlan && entry.state != FdbState::Permanent)
+        };
+        let plain = || self.tunnel.values().flatten().filter(|entry| is_plain(entry));
+        let moved: BTreeSet<VtepAddr> =
+            plain().filter(|entry| is_at_port(&entry.mac)).filter_map(|entry| entry.dst).collect();
+        plain().filter_map(|entry| entry.dst).filter(|vtep| !moved.contains(vtep)).collect()
     }
 }
 

@@ -53,6 +53,23 @@ fn entries_without_one_plain_destination_fall_back_to_kernel() {
     assert_eq!(network(&facts).remote.len(), 1, "the bridge agrees");
 }
 
+/// The bridge moves the entry of an address to the VXLAN device when it sees a frame of this address from there.
+#[test]
+fn vtep_of_an_address_at_a_port_is_no_peer() {
+    for (place, state, is_peer) in [
+        (PORT, FdbState::Learned, false),
+        (PORT, FdbState::Static, false),
+        (VXLAN, FdbState::Learned, true),
+        // The bridge's own addresses do not move.
+        (BRIDGE, FdbState::Permanent, true),
+    ] {
+        let mut facts = facts();
+        facts.namespaces[0].fdb.push(tunnel(MacAddr::default(), THERE));
+        facts.namespaces[0].fdb.push(entry(place, REMOTE, state));
+        assert_eq!(network(&facts).peers.contains(&THERE), is_peer, "{place} {state:?}");
+    }
+}
+
 #[test]
 fn default_destination_is_a_peer_without_macs() {
     let mut facts = facts();
