@@ -283,7 +283,7 @@ fn assert_same_results(script: &str, edit: &str, underlay: [&str; 2], prepare: i
 #[test]
 fn vxlan_over_ipv4_passes_as_without_overlay() {
     let shown = assert_same_results("vxlan_bridge_1d.sh", "", ["192.0.2.17", "192.0.2.34"], |_| {});
-    assert_eq!(shown.network["state"], "kernel", "TTL 100: {}", shown.network);
+    assert_eq!(shown.network["state"], "kernel", "tos inherit: {}", shown.network);
     // The program at the NIC sees the packets of the script's network, and no accelerated network has their UDP port.
     assert!(shown.counts.of("not_vxlan") > 100, "{:?}", shown.counts);
 }

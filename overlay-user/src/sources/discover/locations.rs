@@ -95,9 +95,13 @@ impl<'f> Locations<'f> {
     }
 
     /// Destinations of plain entries, including those for unknown addresses. Without the VTEPs of addresses that the bridge
-    /// has at a port: it must see the next frame of such an address, by which the entry moves to the VXLAN device.
-    pub(super) fn vteps(&self) -> BTreeSet<VtepAddr> {
+    /// has at a port: it must see the next frame of such an address, by which the entry moves to the VXLAN device. If the
+    /// device learns, frames of such an address alone take the kernel path.
+    pub(super) fn vteps(&self, learns: bool) -> BTreeSet<VtepAddr> {
         let is_at_port = |mac: &MacAddr| {
+            if learns {
+                return false;
+            }
             let entries = self.bridge.get(mac).map(Vec::as_slice).unwrap_or_default();
             entries.iter().any(|entry| entry.ifindex != self.vxlan && entry.state != FdbState::Permanent)
         };

@@ -227,7 +227,7 @@ impl VxlanDevice<'_> {
             let ip = vtep.ipv4();
             !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified() || ip.is_loopback() || own.contains(vtep))
         };
-        let peers: BTreeSet<VtepAddr> = locations.vteps().into_iter().filter(is_vtep).collect();
+        let peers: BTreeSet<VtepAddr> = locations.vteps(info.learning).into_iter().filter(is_vtep).collect();
         let mut counts = BTreeMap::<VtepAddr, usize>::new();
         for address in peers.iter().filter_map(source) {
             *counts.entry(address).or_default() += 1;

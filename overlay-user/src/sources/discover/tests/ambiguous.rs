@@ -56,17 +56,21 @@ fn entries_without_one_plain_destination_fall_back_to_kernel() {
 /// The bridge moves the entry of an address to the VXLAN device when it sees a frame of this address from there.
 #[test]
 fn vtep_of_an_address_at_a_port_is_no_peer() {
-    for (place, state, is_peer) in [
-        (PORT, FdbState::Learned, false),
-        (PORT, FdbState::Static, false),
-        (VXLAN, FdbState::Learned, true),
+    for (learns, place, state, is_peer) in [
+        (false, PORT, FdbState::Learned, false),
+        (false, PORT, FdbState::Static, false),
+        (false, VXLAN, FdbState::Learned, true),
         // The bridge's own addresses do not move.
-        (BRIDGE, FdbState::Permanent, true),
+        (false, BRIDGE, FdbState::Permanent, true),
+        // The programs pass frames of this address alone to the kernel.
+        (true, PORT, FdbState::Learned, true),
     ] {
         let mut facts = facts();
+        info(&mut facts).learning = learns;
         facts.namespaces[0].fdb.push(tunnel(MacAddr::default(), THERE));
         facts.namespaces[0].fdb.push(entry(place, REMOTE, state));
-        assert_eq!(network(&facts).peers.contains(&THERE), is_peer, "{place} {state:?}");
+        assert_eq!(network(&facts).peers.contains(&THERE), is_peer, "{learns} {place} {state:?}");
+        assert_eq!(network(&facts).remote.contains_key(&REMOTE), place == VXLAN, "{learns} {place} {state:?}");
     }
 }
 
