@@ -229,7 +229,9 @@ impl Network {
     #[must_use]
     pub fn port_finding(&self, port: &ExternalPort) -> Option<Finding> {
         let finding = port.finding.clone();
-        let unknown = || port.mac.is_none().then(|| Finding::unnamed("its MAC address is unknown or ambiguous", ""));
+        let remedy = "send a packet from its container, or remove other entries of its address (bridge fdb show)";
+        let unknown =
+            || port.mac.is_none().then(|| Finding::unnamed("its MAC address is unknown or ambiguous", remedy));
         Some(finding.or_else(unknown)?.about(format!("{} port {}", self.label(), port.name)))
     }
 

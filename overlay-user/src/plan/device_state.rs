@@ -55,17 +55,17 @@ pub(crate) fn judge_bridge(bridge: &Link, tunnel: &Link, links: &[Link]) -> Opti
 /// veth.
 #[must_use]
 pub(crate) fn judge_port(port: &Link, peer: Option<&VethPeer>, mtu: u32) -> Option<Finding> {
-    let small = |name: &str, found: u32| {
+    let small = |name: &str, found: u32, device: &str| {
         (found < mtu).then(|| {
             let problem = format!("{name} has the MTU {found}, which is less than the network's {mtu}");
-            Finding::unnamed(problem, format!("give it the MTU {mtu} (ip link set … mtu {mtu})"))
+            Finding::unnamed(problem, format!("ip link set {device} mtu {mtu}"))
         })
     };
     judge(&port.name, &port.deviations, Role::Port)
         .or_else(|| (!port.ethernet).then(|| Finding::unnamed("it is not an Ethernet device", "")))
-        .or_else(|| small(&port.name, port.mtu))
+        .or_else(|| small(&port.name, port.mtu, &port.name))
         .or_else(|| judge("the container's interface", &peer?.deviations, Role::Container))
-        .or_else(|| small("the container's interface", peer?.mtu))
+        .or_else(|| small("the container's interface", peer?.mtu, "eth0"))
         .or_else(|| match peer_xdp(port, peer) {
             XdpMode::Generic if peer.is_none() => Some(Finding::unnamed(
                 "the state of its container's interface cannot be read",
@@ -84,7 +84,7 @@ pub(crate) fn judge_port(port: &Link, peer: Option<&VethPeer>, mtu: u32) -> Opti
 #[must_use]
 pub(crate) fn judge_address(mac: MacAddr, peer: &VethPeer) -> Option<Finding> {
     let problem = format!("the container's interface has the MAC address {}, and the endpoint has {mac}", peer.mac);
-    let remedy = format!("give it the endpoint's (ip link set … address {mac}), or correct the endpoint's `mac`");
+    let remedy = format!("ip link set eth0 address {mac}, or correct the endpoint's `mac`");
     (!peer.enslaved && peer.mac != mac).then(|| Finding::unnamed(problem, remedy))
 }
 
