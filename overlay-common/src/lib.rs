@@ -11,6 +11,8 @@ pub mod flow;
 pub mod maps;
 pub mod names;
 pub mod outer;
+#[cfg(feature = "proof")]
+pub mod proof;
 pub mod reason;
 #[cfg(test)]
 #[allow(unreachable_pub, reason = "a module of overlay-tests")]

@@ -24,39 +24,45 @@ impl Verdict {
 }
 
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal => $verdict:ident,)+) => {
+    ($($(#[doc = $doc:literal])+ $(#[cfg($cfg:meta)])? $variant:ident = $name:literal => $verdict:ident,)+) => {
         /// The reason for a verdict. The discriminant is the index in `OVL_REASONS`.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason {
-            $($(#[doc = $doc])+ $variant,)+
+            $($(#[doc = $doc])+ $(#[cfg($cfg)])? $variant,)+
         }
 
         impl Reason {
             /// All reasons, in the order of `OVL_REASONS`.
-            pub const ALL: [Self; [$(Self::$variant),+].len()] = [$(Self::$variant),+];
+            pub const ALL: [Self; [$($(#[cfg($cfg)])? Self::$variant),+].len()] = [$($(#[cfg($cfg)])? Self::$variant),+];
 
             /// Name on the command line and in metric labels.
             #[must_use]
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ }
+                match self { $($(#[cfg($cfg)])? Self::$variant => $name,)+ }
             }
 
             /// The meaning, in one line.
             #[must_use]
             pub const fn help(self) -> &'static str {
-                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+                match self { $($(#[cfg($cfg)])? Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
 
             /// The verdict.
             #[inline(always)]
             #[must_use]
             pub const fn verdict(self) -> Verdict {
-                match self { $(Self::$variant => Verdict::$verdict,)+ }
+                match self { $($(#[cfg($cfg)])? Self::$variant => Verdict::$verdict,)+ }
             }
 
             /// The reasons with [`Verdict::Drop`], as bits.
-            const DROPS: u64 = $((if let Verdict::$verdict = Verdict::Drop { 1 << Self::$variant as u32 } else { 0 }))|+;
+            const DROPS: u64 = {
+                let mut drops = 0;
+                $($(#[cfg($cfg)])? {
+                    if let Verdict::$verdict = Verdict::Drop { drops |= 1 << Self::$variant as u32 }
+                })+
+                drops
+            };
         }
     };
 }
@@ -192,6 +198,10 @@ reasons! {
 
     /// The source MAC of a packet from the underlay is the VXLAN device's, or new to one that learns.
     Learning = "learning" => Kernel,
+
+    /// The kernel has not yet sent a packet like this one, or is asked again.
+    #[cfg(feature = "proof")]
+    Unproven = "unproven" => Kernel,
 }
 
 #[cfg(test)]

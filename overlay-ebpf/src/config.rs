@@ -66,3 +66,30 @@ pub(crate) fn vni() -> u32 {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&raw const OVL_VNI) }
 }
+
+/// Ticks of `bpf_jiffies64` for which a proof is valid.
+#[cfg(feature = "proof")]
+#[unsafe(no_mangle)]
+static OVL_VALIDITY: u32 = 2500;
+
+/// Secret factors of the keys of proofs, odd.
+#[cfg(feature = "proof")]
+#[unsafe(no_mangle)]
+static OVL_SECRET: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
+
+/// Ticks for which a proof is valid.
+#[cfg(feature = "proof")]
+#[inline(always)]
+pub(crate) fn validity() -> u64 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const OVL_VALIDITY) }.into()
+}
+
+/// Secret factors of the keys of proofs.
+#[cfg(feature = "proof")]
+#[inline(always)]
+pub(crate) fn secret() -> [u64; 2] {
+    let secret = (&raw const OVL_SECRET).cast::<u64>();
+    // SAFETY: as above; both elements are in the array.
+    unsafe { [secret.read_volatile(), secret.add(1).read_volatile()] }
+}

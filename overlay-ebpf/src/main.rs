@@ -16,6 +16,8 @@ mod hooks;
 mod maps;
 mod object;
 mod packet;
+#[cfg(feature = "proof")]
+mod proof;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
@@ -96,6 +98,22 @@ fn ovl_nic_xdp(ctx: XdpContext) -> u32 {
     action
 }
 
+/// TC egress on a VXLAN device: the first half of a question's way.
+#[cfg(feature = "proof")]
+#[classifier]
+fn ovl_vxlan_out(ctx: TcContext) -> i32 {
+    proof::at_vxlan(ctx.skb.skb);
+    TC_ACT_UNSPEC
+}
+
+/// TC egress on the NIC: the second half.
+#[cfg(feature = "proof")]
+#[classifier]
+fn ovl_nic_out(ctx: TcContext) -> i32 {
+    proof::at_nic(ctx.skb.skb);
+    TC_ACT_UNSPEC
+}
+
 /// Never attached: the daemon runs it to read the ticks of the heartbeat deadline.
 #[classifier]
 fn ovl_clock(ctx: TcContext) -> i32 {
@@ -129,7 +147,11 @@ fn finish_check(skb: *mut __sk_buff, hook: Hook, refused: Option<Reason>) -> i32
 #[inline(never)]
 fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
     let reason = match hook {
-        Hook::Port if !reason.is_drop() => antispoof::at_port(skb, reason),
+        Hook::Port if !reason.is_drop() => {
+            #[cfg(feature = "proof")]
+            proof::clear_cookie(skb, reason);
+            antispoof::at_port(skb, reason)
+        }
         Hook::Nic if !reason.is_drop() => antispoof::at_nic(skb, reason),
         _ => reason,
     };

@@ -26,7 +26,7 @@ use overlay_common::{
 use overlay_user::testing::{apply::object, sys::ticks};
 
 mod example;
-pub(crate) mod kernel;
+pub mod kernel;
 mod outcome;
 mod run;
 mod tables;

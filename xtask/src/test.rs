@@ -55,6 +55,7 @@ pub(crate) fn task(args: &Args) -> Result<()> {
         check(cargo().arg("test").args(TESTED).args(["--doc", "--quiet"]))?;
         check(&mut on_docker(Suite::Trixie, args)?)?;
         check(&mut with_release_daemon(args)?)?;
+        check(&mut of_the_proof())?;
     }
     let mut nextest = match args.docker {
         Some(suite) => on_docker(suite, args)?,
@@ -81,6 +82,24 @@ fn with_release_daemon(args: &Args) -> Result<Command> {
     let mut nextest = nextest(Some("release-daemon"), args);
     nextest.env("OVERLAY_BIN", overlay).env("OVERLAY_PREVIOUS_BIN", previous);
     Ok(nextest)
+}
+
+/// The suite of the experiment of ADR 23, whose programs are not those of the product.
+fn of_the_proof() -> Command {
+    let mut nextest = cargo();
+    nextest.args([
+        "nextest",
+        "run",
+        "--profile",
+        "full",
+        "-p",
+        "overlay-tests",
+        "--features",
+        "proof",
+        "--test",
+        "proof",
+    ]);
+    nextest
 }
 
 /// The test runner, with a profile of `.config/nextest.toml`.

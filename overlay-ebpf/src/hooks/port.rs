@@ -35,9 +35,9 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
 
     // SAFETY: as for the ports.
     let entry = unsafe { OVL_FDB.get(FdbKey::from_word(port.vni, frame.eth.first)) }.ok_or(Reason::UnknownMac)?;
-    heartbeat::current()?;
+    let heartbeat = heartbeat::current()?;
     match *entry {
-        FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, frame, target),
+        FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, frame, target, heartbeat),
         // The interface index is valid only in the port's own netns.
         FdbEntry { netns_id, .. } if u32::from(netns_id) != config::netns_id() => Err(Reason::UnknownMac),
         FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),

@@ -13,7 +13,7 @@ use overlay_common::{
     Reason, ecn,
     encap::{EthWords, PerPacket, encapsulate},
     flow,
-    maps::{self, Port, flags},
+    maps::{self, Heartbeat, Port, flags},
     wire::{ENCAP_LEN, ETH_LEN, OVERHEAD},
 };
 
@@ -60,7 +60,14 @@ impl Frame<'_> {
 
 /// Encapsulates a frame of `port` for the VTEP at `index`, and sends it.
 #[inline(always)]
-pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) -> Result<Sent, Reason> {
+#[cfg_attr(not(feature = "proof"), expect(unused_variables, reason = "proofs are valid in an epoch"))]
+pub(crate) fn encap(
+    ctx: &TcContext,
+    port: &Port,
+    frame: Frame<'_>,
+    index: u32,
+    heartbeat: &Heartbeat,
+) -> Result<Sent, Reason> {
     let Frame { skb, packet, size, eth, ip } = frame;
     let vtep = OVL_VTEPS.get(index).ok_or(Reason::NextHop)?;
     // The VXLAN device passes the mark to its route lookup, and the daemon asked without one. One comparison for both.
@@ -81,6 +88,8 @@ pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) 
     // No program can make a super-packet's segments have a checksum (`SKB_GSO_UDP_TUNNEL_CSUM`).
     let has_checksum = port.flags & flags::UDP_CHECKSUM != 0 && skb.gso_size == 0;
     let inner_sum = if has_checksum { Some(ip.sum(packet, size.bytes)?) } else { None };
+    #[cfg(feature = "proof")]
+    crate::proof::require(skb, eth, port, (index, vtep), (size.bytes, ip.tos), inner_sum, heartbeat.epoch)?;
     // SAFETY: the context pointer is valid.
     let hash = unsafe { bpf_get_hash_recalc(ctx.skb.skb) };
     let ifindex = vtep.ifindex;

@@ -79,7 +79,8 @@ pub(super) fn interface(name: &std::ffi::CStr) -> u32 {
 }
 
 /// `struct __sk_buff` (`include/uapi/linux/bpf.h`, 192 bytes), with the fields that a test run accepts.
-pub(crate) fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
+#[must_use]
+pub fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
     let mut context = vec![0; 48];
     context[8 / 4] = skb.mark;
     context[40 / 4] = ifindex;
@@ -154,12 +155,10 @@ pub(super) fn test_run(program: &ProgramFd, packet: &[u8], context: &[u32], flag
 /// Runs a program `repeat` times over one packet; returns the last verdict and the mean run time in whole nanoseconds.
 ///
 /// Changes to the packet are visible in the next run.
-pub(crate) fn timed_run(
-    program: &ProgramFd,
-    packet: &[u8],
-    context: &[u32],
-    repeat: u32,
-) -> io::Result<(u32, Duration)> {
+///
+/// # Errors
+/// Those of `BPF_PROG_TEST_RUN`.
+pub fn timed_run(program: &ProgramFd, packet: &[u8], context: &[u32], repeat: u32) -> io::Result<(u32, Duration)> {
     let mut attr = TestRun { repeat, ..TestRun::new(program, packet, context) };
     // SAFETY: both buffers live until after the call, with the sizes given; nothing is written back.
     unsafe { attr.call()? };
