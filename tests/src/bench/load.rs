@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::maps::MapData;
 use overlay_common::maps::{self, FdbEntry, FdbKey};
 use overlay_user::testing::{
@@ -20,7 +20,7 @@ use super::{
     results::{DURATION, MEMORY, Results},
     scale::mac,
 };
-use crate::lab::{Cluster, ClusterHost, Daemon, Endpoint, Lab, NetNs};
+use crate::lab::{Cluster, ClusterHost, Daemon, Endpoint, Lab, NetNs, docker_mac};
 
 /// The case's name.
 pub(super) const NAME: &str = "load";
@@ -123,10 +123,15 @@ fn with_ports(count: u32, is_strict: bool, environment: &Environment) -> Result<
     network.strict = is_strict;
     let (network, host) = (network.name.clone(), lab.host(1));
     cluster.endpoints = Vec::new();
+    let container = host.containers().first().context("the host has no container")?;
     for number in 0..count {
         let port = format!("port{number}");
-        host.try_script(&format!("ip link add {port} up type veth peer name far{number}\nip link set far{number} up"))?;
         let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 1, 10)) + number);
+        let (mac, netns) = (docker_mac(ip), container.path().display());
+        host.try_script(&format!(
+            "ip link add {port} mtu 1450 up type veth peer name far{number} address {mac} mtu 1450 netns {netns}"
+        ))?;
+        container.try_script(&format!("ip link set far{number} up"))?;
         let endpoint = Endpoint::new(&network, &port, ip, host.name());
         cluster.endpoints.push(Endpoint { port: Some(port), ..endpoint });
     }
@@ -135,6 +140,9 @@ fn with_ports(count: u32, is_strict: bool, environment: &Environment) -> Result<
     let start = Instant::now();
     let daemon = Daemon::start_binary(&environment.overlay, host, &config, &environment.pins.join("load-ports"))?;
     let time = start.elapsed();
+    let status = daemon.overlay(&["ports", "--json"])?;
+    let ports = status["ports"].as_array().map_or(0, Vec::len);
+    ensure!(ports == count as usize, "{ports} of {count} ports");
     daemon.down()?;
     Ok(time)
 }
