@@ -184,7 +184,7 @@ mod controls {
         };
         let work = Work { frame, partial: true, gso: Some((100, 3)), linear: true };
         let packet = work.bytes(64);
-        let new = |packet| Delivered { packet, fields: Fields::new(), at_nic: None };
+        let new = |packet| Delivered { packet, fields: Fields::new(), at_nic: None, follows: false };
         let merged = new(packet);
         if is_merged {
             return vec![merged];
