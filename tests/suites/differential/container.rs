@@ -9,7 +9,7 @@ use crate::{
     compare::{Comparison, Fields, NO_TUNNEL, Sample, Value, number},
     frames::{Frame, Version},
     offload::{Work, numbered, work},
-    pair::{Counts, Delivered, Pair, Place, Wire, offload_fields},
+    pair::{Delivered, Pair, Place, Wire, offload_fields},
     probe::{MARK, PRIORITY, Probe},
     runner,
     sender::Path,
@@ -74,8 +74,17 @@ impl Test {
         let (by_program, counts) = self.pair.deliver(from, Path::Fast, &packets);
         let fast = by_program.values().flatten().filter(|delivered| delivered.is_fast());
         let fast: usize = fast.map(Delivered::count).sum();
-        let expected = Counts { by_program: fast as u64, unknown: 0 };
-        prop_assert_eq!(counts, expected, "{:?} from {:?}: packets by the programs", case, from);
+        // Single packets ahead of a refused super-packet take the fast path, those behind it do not.
+        let either = by_program.values().flatten().filter(|delivered| delivered.is_beside()).count();
+        let expected = fast as u64..=(fast + either) as u64;
+        prop_assert!(
+            expected.contains(&counts.by_program) && counts.unknown == 0,
+            "{:?} from {:?}: packets by the programs: {:?}, not {:?}",
+            case,
+            from,
+            counts,
+            expected
+        );
         for (index, work) in works.iter().enumerate() {
             let [kernel, fast] = [&by_kernel, &by_program].map(|by| by.get(&index).map_or(&[][..], Vec::as_slice));
             let mut wrong = Vec::new();
@@ -88,7 +97,9 @@ impl Test {
                     if fast.at_nic.is_none() && case.wire != Wire::Xdp {
                         wrong.push("no record at the NIC".to_owned());
                     }
-                    wrong.extend(self.comparison.add(&case, &packet(kernel, fast)));
+                    if !fast.is_beside() {
+                        wrong.extend(self.comparison.add(&case, &packet(kernel, fast)));
+                    }
                     self.supers += u64::from(fast.packet.0.gso_type != 0 && fast.is_fast());
                 }
             }

@@ -100,6 +100,11 @@ impl Delivered {
         !(self.is_refused() || self.follows)
     }
 
+    /// A single packet beside a refused super-packet of the same flow: its path depends on their order.
+    pub(crate) fn is_beside(&self) -> bool {
+        self.follows && !self.is_refused()
+    }
+
     fn is_refused(&self) -> bool {
         let (offload, frame) = &self.packet;
         let protocol = if frame[12] == 8 { frame[23] } else { frame[20] };
