@@ -197,18 +197,22 @@ fn judge(slot: &mut Asked, now: u64) {
     }
 }
 
+/// A packet with a cookie, which is cleared, and the slot of its CPU.
+#[inline(always)]
+fn asked(skb: *mut __sk_buff) -> Option<(&'static mut __sk_buff, Cookie, &'static mut Asked)> {
+    // SAFETY: the context pointer is valid for the whole program.
+    let fields = unsafe { &mut *skb };
+    let cookie = Cookie::read(fields.tc_index)?;
+    fields.tc_index = 0;
+    let slot = OVL_ASKED.get_ptr_mut(cookie.cpu())?;
+    // SAFETY: the map's value is valid.
+    Some((fields, cookie, unsafe { &mut *slot }))
+}
+
 /// `ovl_vxlan_out`: the frame as it leaves the bridge.
 #[inline(always)]
 pub(crate) fn at_vxlan(skb: *mut __sk_buff) {
-    // SAFETY: the context pointer is valid for the whole program.
-    let fields = unsafe { &mut *skb };
-    let Some(cookie) = Cookie::read(fields.tc_index) else { return };
-    fields.tc_index = 0;
-    let slot = match OVL_ASKED.get_ptr_mut(cookie.cpu()) {
-        // SAFETY: the map's value is valid.
-        Some(slot) => unsafe { &mut *slot },
-        None => return,
-    };
+    let Some((fields, cookie, slot)) = asked(skb) else { return };
     if cookie.is_bridged()
         || slot.cookie != cookie.slot()
         || slot.port != fields.ingress_ifindex
@@ -238,15 +242,7 @@ pub(crate) fn at_vxlan(skb: *mut __sk_buff) {
 /// `ovl_nic_out`: the packet as it leaves the host.
 #[inline(always)]
 pub(crate) fn at_nic(skb: *mut __sk_buff) {
-    // SAFETY: the context pointer is valid for the whole program.
-    let fields = unsafe { &mut *skb };
-    let Some(cookie) = Cookie::read(fields.tc_index) else { return };
-    fields.tc_index = 0;
-    let slot = match OVL_ASKED.get_ptr_mut(cookie.cpu()) {
-        // SAFETY: the map's value is valid.
-        Some(slot) => unsafe { &mut *slot },
-        None => return,
-    };
+    let Some((fields, cookie, slot)) = asked(skb) else { return };
     // Encapsulation clears the ingress device (`skb_scrub_packet` in net/core/skbuff.c).
     if !cookie.is_bridged() || slot.cookie != cookie.slot() || fields.ingress_ifindex != 0 {
         return count(Outcome::Forged);

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use overlay_common::{Vni, wire::inner_mtu};
+use overlay_common::{MacAddr, Vni, wire::inner_mtu};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -63,6 +63,8 @@ impl ManagedDevices {
 pub(super) struct Judged {
     /// Networks whose bridge or VXLAN device does not suit the fast path.
     pub(super) networks: BTreeMap<Vni, Refusal>,
+    /// MAC addresses of the VXLAN devices.
+    pub(super) tunnels: BTreeMap<Vni, MacAddr>,
     /// The ports of endpoints.
     pub(super) ports: BTreeMap<EndpointKey, PortFact>,
     /// Why ports do not suit the fast path.
@@ -125,6 +127,7 @@ impl<'l> Devices<'l> {
             (Link { deviations: link.deviations.iter().cloned().chain(features).collect(), ..link.clone() }, peer)
         };
         for (vni, (bridge, tunnel)) in &self.tunnels {
+            judged.tunnels.insert(*vni, tunnel.mac);
             let (tunnel, _) = state(tunnel);
             let of_device = judge(&tunnel.name, &tunnel.deviations, Role::Vxlan).map(|found| (Cause::Device, found));
             let of_bridge = || judge_bridge(bridge, &tunnel, links).map(|found| (Cause::Bridge, found));

@@ -220,8 +220,7 @@ fn senders<'n>(
 ) -> impl Iterator<Item = Sender> + 'n {
     let source_ports = kernel::local_ports().unwrap_or((1, u16::MAX));
     let device = Some(underlay.index);
-    let tunnel =
-        Tunnel { local: Some(local), device, ttl: TTL, source_ports, udp_checksum: false, ..Tunnel::default() };
+    let tunnel = Tunnel { local: Some(local), device, ttl: TTL, source_ports, ..Tunnel::default() };
     let managed = view.into_iter().flat_map(View::networks).map(move |(vni, network)| Sender {
         vni: *vni,
         port: network.network().port,
@@ -282,14 +281,7 @@ mod tests {
         };
         let links =
             [link(2, "enp0s3", "dummy", Some(3)), link(3, "blue", "vrf", None), link(4, "enp0s8", "dummy", None)];
-        let tunnel = Tunnel {
-            local: Some(HERE),
-            device,
-            ttl: 0,
-            source_ports: (40_000, 40_010),
-            udp_checksum: false,
-            ..Tunnel::default()
-        };
+        let tunnel = Tunnel { local: Some(HERE), device, ttl: 0, source_ports: (40_000, 40_010), ..Tunnel::default() };
         let sender =
             Sender { vni: Vni::new(1).unwrap(), port: 4789, is_managed: false, tunnel, vteps: BTreeSet::new() };
         query(&sender, &links, sockets)

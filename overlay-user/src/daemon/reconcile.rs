@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use overlay_common::{
-    MacAddr, Vni, VtepAddr,
+    Vni, VtepAddr,
     maps::{PortKey, flags},
 };
 use tracing::{Instrument as _, Span, debug, info, trace, trace_span, warn};
@@ -486,12 +486,7 @@ impl Daemon {
         }
         facts.xfrm = self.applied.xfrm;
         facts.ports.clone_from(&self.applied.managed.judged.ports);
-        if let Some(view) = &self.inputs.view {
-            let macs: HashMap<&str, MacAddr> =
-                snapshot.links().await?.iter().map(|link| (link.name.as_str(), link.mac)).collect();
-            let of = |vni: &Vni| Some((*vni, *macs.get(kernel::vxlan_name(*vni).as_str())?));
-            facts.tunnels = view.networks().keys().filter_map(of).collect();
-        }
+        facts.tunnels.clone_from(&self.applied.managed.judged.tunnels);
         let next_hops = match underlay {
             Some(underlay) => self.read_next_hops(underlay, snapshot, &mut facts).await?,
             None => NextHops::default(),

@@ -91,6 +91,12 @@ fn container_with_the_cookie_of_its_question_proves_nothing() {
     assert!(counts.asked >= 1, "{counts:?}");
 }
 
+/// A datagram from gindemo1 to gindemo2.
+fn frame() -> Vec<u8> {
+    let [from, to] = [GINDEMO1, GINDEMO2].map(|address| Station::container(address.octets()));
+    Inner::new(from, to, Version::V4, L4::Udp(40_000, 9)).payload(b"the same").bytes()
+}
+
 /// An accomplice on the same bridge, at a port that overlay does not know, sends the same frame with the cookie of
 /// gindemo1's open question. The kernel sends it to node02: only the ingress device differs.
 #[test]
@@ -100,14 +106,7 @@ fn accomplice_on_the_bridge_proves_nothing() {
     let accomplice = NetNs::anonymous("accomplice").unwrap();
     world.host().plug("accomplice", &accomplice, "10.0.1.99/24", "02:42:0a:00:01:63", 1450).unwrap();
     world.run(&format!("ip link set accomplice master {BRIDGE}"));
-    let frame = Inner::new(
-        Station::container(GINDEMO1.octets()),
-        Station::container(GINDEMO2.octets()),
-        Version::V4,
-        L4::Udp(40_000, 9),
-    )
-    .payload(b"the same")
-    .bytes();
+    let frame = frame();
     let asks = PacketSocket::open(world.container("gindemo1"), "eth0").unwrap();
     let answers = PacketSocket::open(&accomplice, "eth0").unwrap();
     let before = world.counts();
@@ -148,14 +147,7 @@ fn accomplice_in_another_tunnel_is_not_heard() {
         ip link set otherbr up
         ip link set other0 up",
     );
-    let frame = Inner::new(
-        Station::container(GINDEMO1.octets()),
-        Station::container(GINDEMO2.octets()),
-        Version::V4,
-        L4::Udp(40_000, 9),
-    )
-    .payload(b"the same")
-    .bytes();
+    let frame = frame();
     let asks = PacketSocket::open(world.container("gindemo1"), "eth0").unwrap();
     let answers = PacketSocket::open(&accomplice, "eth0").unwrap();
     pin(Cpus::two().client);
